@@ -1,0 +1,34 @@
+//! The pure part of the vipdp data plane.
+//!
+//! Nothing here opens a socket, reads a clock or starts a thread: a verdict is a function of the
+//! [`snapshot`], the [`flow`] table, the time that is passed in and the packet. The edges are the
+//! two traits in [`port`], which `vipdp-io` implements for AF_XDP and the TAP, and which
+//! [`port::memory`] implements for tests and benchmarks.
+//!
+//! One packet, from the ring to the host:
+//!
+//! ```text
+//! Worker::poll_once            worker.rs    one burst
+//!   port.rx_burst              port/        frames come in
+//!   parse                      parse.rs     bytes -> Parsed, or a ParseError that a counter counts
+//!   lookup                     decide.rs    Parsed -> bucket and flow key: the hashes
+//!   flows.touch                flow/        pull the flow's cache line
+//!   decide                     decide.rs    -> Verdict
+//!   Worker::apply              worker.rs    Pass | Drop | Reply | Forward
+//!   port.housekeeping          port/        frames go back
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod bucket;
+pub mod counters;
+pub mod decide;
+pub mod flow;
+pub mod hash;
+pub mod parse;
+pub mod port;
+pub mod reply;
+pub mod slot;
+pub mod snapshot;
+pub mod verdict;
+pub mod wire;
+pub mod worker;

@@ -1,0 +1,139 @@
+//! A port and a host in plain memory, for tests and benchmarks.
+
+use std::collections::VecDeque;
+
+use super::{BURST, Host, Port, Refused};
+
+/// Length of a frame's buffer: that of the AF_XDP port.
+const BUFFER_LEN: usize = 2048;
+
+/// A port whose wire is two queues of byte vectors.
+#[derive(Debug, Default)]
+pub struct MemoryPort {
+    free: Vec<MemoryFrame>,
+    receiving: VecDeque<MemoryFrame>,
+    /// Frames that were transmitted and not yet reaped.
+    transmitting: Vec<MemoryFrame>,
+    /// What was transmitted, oldest first.
+    pub sent: Vec<Vec<u8>>,
+    frames: usize,
+    /// How many frames one `tx_burst` takes.
+    tx_room: usize,
+}
+
+/// A frame of a [`MemoryPort`].
+#[derive(Debug)]
+pub struct MemoryFrame {
+    buffer: Box<[u8; BUFFER_LEN]>,
+    len: usize,
+}
+
+impl MemoryPort {
+    /// A port of `frames` frames.
+    pub fn new(frames: usize) -> Self {
+        let free = || MemoryFrame { buffer: Box::new([0; BUFFER_LEN]), len: 0 };
+        Self {
+            free: (0..frames).map(|_| free()).collect(),
+            frames,
+            tx_room: usize::MAX,
+            ..Self::default()
+        }
+    }
+
+    /// Lets one `tx_burst` take no more than `room` frames.
+    pub fn limit_tx(&mut self, room: usize) {
+        self.tx_room = room;
+    }
+
+    /// Puts a frame on the wire towards the port.
+    ///
+    /// # Panics
+    /// If no frame is free, or `bytes` is longer than a frame.
+    pub fn arrive(&mut self, bytes: &[u8]) {
+        let mut frame = self.free.pop().expect("a free frame");
+        frame.buffer[..bytes.len()].copy_from_slice(bytes);
+        frame.len = bytes.len();
+        self.receiving.push_back(frame);
+    }
+
+    /// How many frames a worker holds: all that are neither free, nor receiving, nor transmitting.
+    pub fn held(&self) -> usize {
+        self.frames - self.free.len() - self.receiving.len() - self.transmitting.len()
+    }
+}
+
+impl Port for MemoryPort {
+    type Frame = MemoryFrame;
+
+    fn rx_burst(&mut self, into: &mut Vec<MemoryFrame>) -> usize {
+        let count = self.receiving.len().min(BURST);
+        into.extend(self.receiving.drain(..count));
+        count
+    }
+
+    fn tx_burst(&mut self, frames: &mut Vec<MemoryFrame>) -> usize {
+        let taken = frames.len().min(self.tx_room);
+        for frame in frames.drain(..taken) {
+            self.sent.push(frame.buffer[..frame.len].to_vec());
+            self.transmitting.push(frame);
+        }
+        let refused = frames.len();
+        self.free.append(frames);
+        refused
+    }
+
+    fn alloc(&mut self) -> Option<MemoryFrame> {
+        let mut frame = self.free.pop()?;
+        frame.len = 0;
+        Some(frame)
+    }
+
+    fn recycle(&mut self, frame: MemoryFrame) {
+        self.free.push(frame);
+    }
+
+    fn bytes<'a>(&'a self, frame: &'a MemoryFrame) -> &'a [u8] {
+        &frame.buffer[..frame.len]
+    }
+
+    fn buffer_mut<'a>(&'a mut self, frame: &'a mut MemoryFrame) -> &'a mut [u8] {
+        &mut frame.buffer[..]
+    }
+
+    fn set_len(&mut self, frame: &mut MemoryFrame, len: usize) {
+        assert!(len <= BUFFER_LEN, "a frame of {len} bytes in a buffer of {BUFFER_LEN}");
+        frame.len = len;
+    }
+
+    fn housekeeping(&mut self) {
+        self.free.append(&mut self.transmitting);
+    }
+}
+
+/// A host that keeps what it was given, and gives what it was told to.
+#[derive(Debug, Default)]
+pub struct MemoryHost {
+    /// Frames that were delivered, oldest first.
+    pub delivered: Vec<Vec<u8>>,
+    /// Frames that the host sends, oldest first.
+    pub outgoing: VecDeque<Vec<u8>>,
+    /// How many further frames it takes before it is full; `None` for any number.
+    pub room: Option<usize>,
+}
+
+impl Host for MemoryHost {
+    fn deliver(&mut self, frame: &[u8]) -> Result<(), Refused> {
+        if let Some(room) = &mut self.room {
+            *room = room.checked_sub(1).ok_or(Refused::Full)?;
+        }
+        self.delivered.push(frame.to_vec());
+        Ok(())
+    }
+
+    fn take(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        let frame = self.outgoing.pop_front()?;
+        let len = frame.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&frame[..len]);
+        Some(len)
+    }
+}

@@ -1,0 +1,80 @@
+//! The two edges of the data plane, as traits: the NIC's queue and the host.
+//!
+//! A frame is a value of the port's own type, neither `Clone` nor `Copy`. Whoever holds it owns the
+//! bytes; it goes back by [`Port::tx_burst`] or [`Port::recycle`], and so
+//! `free + receiving + transmitting + held` is always the number of frames the port was made with.
+//!
+//! ```text
+//!            alloc                    +------------------+   tx_burst
+//!   free  ------------------------->  | held by a worker | ------------> transmitting
+//!    ^  ^                             +------------------+                    |
+//!    |  |          recycle              |          ^                          |
+//!    |  +-------------------------------+          | rx_burst                 |
+//!    |              housekeeping                   |                          |
+//!    +--------------------------------------> receiving                       |
+//!    +------------------------------------------------------------------------+
+//!                                housekeeping
+//! ```
+
+pub mod memory;
+
+/// Frames that are taken from a port at once, and the unit that a worker decides on.
+///
+/// 64: two cache lines of descriptors; above it the batch's headers no longer stay in L1 beside
+/// the flow table's lines.
+pub const BURST: usize = 64;
+
+/// One queue pair of a NIC.
+pub trait Port {
+    /// A frame of this port's memory, owned by whoever holds the value.
+    type Frame;
+
+    /// Moves received frames to the end of `into`, at most [`BURST`], in the order of arrival.
+    /// Returns how many.
+    fn rx_burst(&mut self, into: &mut Vec<Self::Frame>) -> usize;
+
+    /// Queues frames for transmission, in order, and drains `frames`. Those that do not fit into
+    /// the ring are recycled; returns how many were.
+    fn tx_burst(&mut self, frames: &mut Vec<Self::Frame>) -> usize;
+
+    /// A free frame of length zero, to be filled and transmitted; `None` when there is none left.
+    fn alloc(&mut self) -> Option<Self::Frame>;
+
+    /// Takes a frame back without transmitting it.
+    fn recycle(&mut self, frame: Self::Frame);
+
+    /// The frame's bytes, from the Ethernet header on, without a frame check sequence.
+    fn bytes<'a>(&'a self, frame: &'a Self::Frame) -> &'a [u8];
+
+    /// The room from the frame's first byte to the end of its buffer: at least 1,514 + 4 bytes.
+    fn buffer_mut<'a>(&'a mut self, frame: &'a mut Self::Frame) -> &'a mut [u8];
+
+    /// Makes the frame `len` bytes long.
+    ///
+    /// # Panics
+    /// If `len` is more than the buffer's.
+    fn set_len(&mut self, frame: &mut Self::Frame, len: usize);
+
+    /// Once per burst, also when nothing came: reaps transmitted frames, refills the receive
+    /// side, wakes the driver where it asks for that.
+    fn housekeeping(&mut self);
+}
+
+/// The host's stack, by way of a TAP.
+pub trait Host {
+    /// Hands one Ethernet frame to the host.
+    fn deliver(&mut self, frame: &[u8]) -> Result<(), Refused>;
+
+    /// Takes one Ethernet frame from the host into `buffer` and returns its length; `None` when
+    /// there is none. A frame longer than `buffer` is cut by the kernel.
+    fn take(&mut self, buffer: &mut [u8]) -> Option<usize>;
+}
+
+/// The host did not take a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Its queue is full, or the interface is down.
+    Full,
+    /// The frame is longer than the interface takes.
+    TooLong,
+}

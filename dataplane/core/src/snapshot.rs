@@ -1,0 +1,310 @@
+//! What a worker needs to know of the cluster, immutable and swapped whole.
+//!
+//! The control thread builds a [`Snapshot`] and hands it to the [`Publication`]; each worker loads
+//! the newest one once per burst. A worker never frees a snapshot: the publisher keeps every
+//! retired one until it holds the only reference.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::bucket::{BUCKETS, Bucket, BucketSet};
+use crate::hash::ClientHash;
+use crate::slot::{SLOTS, Slot};
+use crate::wire::ethernet::MacAddr;
+
+/// The whole of what a worker decides by, apart from the flow table.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Counts publications, for tests and `vipdp status`.
+    pub generation: u64,
+    /// No new flow is accepted from this moment on (monotonic clock, nanoseconds): it bounds how
+    /// long a stopped control thread can keep claiming.
+    pub lease_until_ns: u64,
+    /// What this node holds of each bucket.
+    pub holdings: Holdings,
+    /// What changes only with a configuration or the link.
+    pub service: Arc<Service>,
+}
+
+/// What a node holds of a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// Somebody else's, or nobody's.
+    Foreign,
+    /// This node serves it.
+    Owned,
+    /// This node is handing it to the member in this slot: new flows are forwarded there.
+    Granted(Slot),
+}
+
+/// The [`Holding`] of every bucket: one byte each.
+#[derive(Clone)]
+pub struct Holdings(Box<[u8; BUCKETS]>);
+
+const FOREIGN: u8 = 0xff;
+const OWNED: u8 = 0x80;
+
+impl Holdings {
+    /// Nothing held.
+    pub fn none() -> Self {
+        Self(Box::new([FOREIGN; BUCKETS]))
+    }
+
+    /// The members of `owned` held, nothing else.
+    pub fn owning(owned: &BucketSet) -> Self {
+        let mut holdings = Self::none();
+        for bucket in owned.iter() {
+            holdings.set(bucket, Holding::Owned);
+        }
+        holdings
+    }
+
+    /// What is held of `bucket`.
+    pub fn get(&self, bucket: Bucket) -> Holding {
+        match self.0[bucket.index()] {
+            OWNED => Holding::Owned,
+            byte => Slot::new(byte).map_or(Holding::Foreign, Holding::Granted),
+        }
+    }
+
+    /// Changes what is held of `bucket`.
+    pub fn set(&mut self, bucket: Bucket, holding: Holding) {
+        self.0[bucket.index()] = match holding {
+            Holding::Foreign => FOREIGN,
+            Holding::Owned => OWNED,
+            Holding::Granted(slot) => slot.get(),
+        };
+    }
+
+    /// How many buckets are [`Owned`](Holding::Owned).
+    pub fn owned(&self) -> usize {
+        self.0.iter().filter(|&&byte| byte == OWNED).count()
+    }
+}
+
+impl std::fmt::Debug for Holdings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {BUCKETS} owned", self.owned())
+    }
+}
+
+/// What changes only with a configuration or the link.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The service addresses.
+    pub vips: Vips,
+    /// The cluster's hash of client addresses.
+    pub client_hash: ClientHash,
+    /// UDP ports whose flows are tracked, so that they stay where they are when the bucket moves
+    /// (QUIC, DTLS). All others, DNS for one, move with their bucket. Sorted.
+    pub sticky_udp_ports: Box<[u16]>,
+    /// The MAC address that the VIPs resolve to.
+    pub shared_mac: SharedMac,
+    /// This node's own MAC address on the segment: the source of every frame that leaves.
+    pub own_mac: MacAddr,
+    /// MAC address of the host's side of the hand-off: the TAP.
+    pub host_mac: MacAddr,
+    /// Largest IP packet that the host takes, in bytes.
+    pub host_mtu: u16,
+    /// VLAN identifier of the VIPs' segment; `None` where it is untagged.
+    pub vlan: Option<u16>,
+    /// The members' own MAC addresses, as far as they are known.
+    pub peer_macs: [Option<MacAddr>; SLOTS],
+    /// How frames from the host leave by the data plane; `None` with `egress = "direct"`.
+    pub egress: Option<Egress>,
+}
+
+/// The MAC addresses that all nodes listen to and none ever sends from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedMac {
+    /// What the IPv4 VIPs resolve to.
+    pub v4: MacAddr,
+    /// What the IPv6 VIPs resolve to: the same in unicast mode, another group in multicast mode.
+    pub v6: MacAddr,
+}
+
+impl SharedMac {
+    /// One unicast address for both families.
+    pub const fn unicast(mac: MacAddr) -> Self {
+        Self { v4: mac, v6: mac }
+    }
+}
+
+/// The service addresses.
+#[derive(Clone, Debug, Default)]
+pub struct Vips {
+    v4: Box<[Ipv4Addr]>,
+    v6: Box<[Ipv6Addr]>,
+}
+
+impl Vips {
+    /// The set of `addresses`.
+    pub fn new(addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for address in addresses {
+            match address {
+                IpAddr::V4(address) => v4.push(address),
+                IpAddr::V6(address) => v6.push(address),
+            }
+        }
+        v4.sort_unstable();
+        v6.sort_unstable();
+        Self { v4: v4.into(), v6: v6.into() }
+    }
+
+    /// Whether `address` is a VIP.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.contains_v4(address),
+            IpAddr::V6(address) => self.contains_v6(address),
+        }
+    }
+
+    /// Whether `address` is a VIP.
+    pub fn contains_v4(&self, address: Ipv4Addr) -> bool {
+        self.v4.binary_search(&address).is_ok()
+    }
+
+    /// Whether `address` is a VIP.
+    pub fn contains_v6(&self, address: Ipv6Addr) -> bool {
+        self.v6.binary_search(&address).is_ok()
+    }
+}
+
+/// How frames from the host find their next hop when they leave by the data plane.
+#[derive(Clone, Debug, Default)]
+pub struct Egress {
+    /// Destinations that are reached without a gateway, and gateways: longest prefix first.
+    pub routes: Box<[Route]>,
+    /// MAC addresses of next hops, as the kernel has them for the NIC. Sorted by address.
+    pub neighbors: Box<[(IpAddr, MacAddr)]>,
+}
+
+/// One route of the NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Network address of the destination.
+    pub network: IpAddr,
+    /// Length of the prefix, in bits.
+    pub prefix_len: u8,
+    /// The gateway; `None` where the destination is on the link.
+    pub gateway: Option<IpAddr>,
+}
+
+impl Route {
+    /// Whether the route leads to `address`.
+    pub fn covers(&self, address: IpAddr) -> bool {
+        match (self.network, address) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let differing = u32::from(network) ^ u32::from(address);
+                differing.leading_zeros() >= u32::from(self.prefix_len)
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let differing = u128::from(network) ^ u128::from(address);
+                differing.leading_zeros() >= u32::from(self.prefix_len)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Egress {
+    /// The next hop towards `destination`: itself, or the gateway of the longest matching prefix.
+    pub fn next_hop(&self, destination: IpAddr) -> Option<IpAddr> {
+        let route = self.routes.iter().find(|route| route.covers(destination))?;
+        Some(route.gateway.unwrap_or(destination))
+    }
+
+    /// The MAC address of a next hop.
+    pub fn mac(&self, next_hop: IpAddr) -> Option<MacAddr> {
+        let at = self.neighbors.binary_search_by_key(&next_hop, |&(address, _)| address).ok()?;
+        Some(self.neighbors[at].1)
+    }
+}
+
+/// Where the control thread puts snapshots and workers take them.
+#[derive(Debug)]
+pub struct Publication {
+    current: ArcSwap<Snapshot>,
+}
+
+impl Publication {
+    /// Starts with `snapshot`.
+    pub fn new(snapshot: Snapshot) -> Self {
+        Self { current: ArcSwap::from_pointee(snapshot) }
+    }
+
+    /// The newest snapshot. Taken once per burst; never blocks.
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+}
+
+/// The one who publishes. Keeps retired snapshots until no worker reads them, so that the last
+/// reference, and with it the release of memory, is never a worker's.
+#[derive(Debug)]
+pub struct Publisher {
+    publication: Arc<Publication>,
+    retired: Vec<Arc<Snapshot>>,
+}
+
+impl Publisher {
+    /// Publishes to `publication`.
+    pub fn new(publication: Arc<Publication>) -> Self {
+        Self { publication, retired: Vec::new() }
+    }
+
+    /// Makes `snapshot` the newest, and frees those retired ones that nobody reads any more.
+    pub fn publish(&mut self, snapshot: Snapshot) {
+        self.retired.push(self.publication.current.swap(Arc::new(snapshot)));
+        self.retired.retain(|retired| Arc::strong_count(retired) > 1);
+    }
+
+    /// How many retired snapshots are still read.
+    pub fn retired(&self) -> usize {
+        self.retired.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holding_is_what_was_set() {
+        let bucket = |n| Bucket::new(n).unwrap();
+        let mut holdings = Holdings::owning(&[bucket(0), bucket(4095)].into_iter().collect());
+        holdings.set(bucket(7), Holding::Granted(Slot::new(63).unwrap()));
+        assert_eq!(holdings.get(bucket(0)), Holding::Owned);
+        assert_eq!(holdings.get(bucket(1)), Holding::Foreign);
+        assert_eq!(holdings.get(bucket(7)), Holding::Granted(Slot::new(63).unwrap()));
+        assert_eq!(holdings.owned(), 2);
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_and_families_do_not_mix() {
+        let route = |network: &str, prefix_len, gateway: Option<&str>| Route {
+            network: network.parse().unwrap(),
+            prefix_len,
+            gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+        };
+        let egress = Egress {
+            routes: [
+                route("2001:db8::", 64, None),
+                route("192.0.2.0", 24, None),
+                route("0.0.0.0", 0, Some("192.0.2.1")),
+            ]
+            .into(),
+            neighbors: [("192.0.2.1".parse().unwrap(), MacAddr([2; 6]))].into(),
+        };
+        let next = |to: &str| egress.next_hop(to.parse().unwrap()).map(|hop| hop.to_string());
+        assert_eq!(next("192.0.2.9").as_deref(), Some("192.0.2.9"));
+        assert_eq!(next("198.51.100.1").as_deref(), Some("192.0.2.1"));
+        assert_eq!(next("2001:db8::9").as_deref(), Some("2001:db8::9"));
+        assert_eq!(next("2001:db8:1::9"), None);
+        assert_eq!(egress.mac("192.0.2.1".parse().unwrap()), Some(MacAddr([2; 6])));
+        assert_eq!(egress.mac("192.0.2.2".parse().unwrap()), None);
+    }
+}
