@@ -1,0 +1,383 @@
+//! The array of lines, and what workers do with it.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::bucket::{BUCKETS, Bucket, BucketSet};
+
+use super::entry::{Entry, FlowState, Seconds, Timeouts};
+use super::key::{FlowKey, Keyer};
+use super::primitive::{AtomicU64, Ordering};
+
+/// Entries in a line: as many words as a cache line of 64 bytes holds. Two under loom, which has to
+/// try every order of every access.
+const WAYS: usize = if cfg!(loom) { 2 } else { 8 };
+
+/// How often a change is tried again that another worker has beaten, each time by a change of its
+/// own to the same line. So many in a row do not happen; a bound is there so that nothing on the hot
+/// path is without one.
+const ATTEMPTS: usize = 16;
+
+/// A cache line of entries.
+///
+/// All accesses are relaxed. A word is all there is to a flow, so no other memory has to become
+/// visible with it, and what one worker must not miss of another's, it learns from the
+/// compare-and-swap that fails.
+#[repr(align(64))]
+struct Line([AtomicU64; WAYS]);
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
+
+impl Line {
+    fn free() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(Entry::FREE)))
+    }
+
+    #[inline]
+    fn load(&self) -> [u64; WAYS] {
+        std::array::from_fn(|at| self.0[at].load(Ordering::Relaxed))
+    }
+
+    /// Puts `new` in the place of `old`. False, and nothing is changed, if something else is there.
+    #[inline]
+    fn replace(&self, at: usize, old: u64, new: u64) -> bool {
+        self.0[at].compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// What [`FlowTable::insert`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// The flow has taken a place that nothing needed.
+    New,
+    /// The flow was there already, in this state.
+    Known(FlowState),
+    /// The flow has taken the place of another one, which was in this state and would have been found
+    /// until now.
+    Evicted(FlowState),
+    /// The flow is not in the table: its line is full of flows that must not be displaced for it.
+    Full,
+}
+
+/// The flows that this node serves. Shared by all workers; see the [module](super) for its form.
+pub struct FlowTable {
+    /// The entries. A power of two of lines; never grows.
+    lines: Box<[Line]>,
+    /// Makes keys, under the secret of this start.
+    keyer: Keyer,
+    /// When flows are forgotten.
+    timeouts: Timeouts,
+}
+
+impl FlowTable {
+    /// The most flows that a table can be asked for: 2^34, in 128 GiB.
+    pub const FLOWS_MAX: usize = 1 << 34;
+
+    /// A table with room for at least `flows_max` flows, at 8 bytes each, rounded up to a power of
+    /// two and to a whole line of 8.
+    ///
+    /// Flows are spread by hash, and a flow has one line: lines fill up before the table does. Of new
+    /// flows, one in 900 meets a full line when the table is a quarter full, and one in 20 when it
+    /// is half full (Poisson, mean 2 and 4). It then displaces a lesser flow, or is refused if
+    /// all eight are established: ask for four times the connections that are expected.
+    ///
+    /// `secret` is drawn at random at each start, so that nobody can aim flows at one line.
+    ///
+    /// All memory is written here, once (128 MiB for 16 M flows): a worker never waits for the
+    /// kernel to find a page.
+    ///
+    /// # Panics
+    /// If `flows_max` is more than [`FLOWS_MAX`](Self::FLOWS_MAX).
+    pub fn new(flows_max: usize, secret: [u64; 2]) -> Self {
+        Self::with_timeouts(flows_max, secret, Timeouts::default())
+    }
+
+    /// The same as [`new`](Self::new), with other timeouts than the default.
+    ///
+    /// # Panics
+    /// If `flows_max` is more than [`FLOWS_MAX`](Self::FLOWS_MAX), or a timeout is not below
+    /// 32,768.
+    pub fn with_timeouts(flows_max: usize, secret: [u64; 2], timeouts: Timeouts) -> Self {
+        assert!(
+            flows_max <= Self::FLOWS_MAX,
+            "a flow table of more than {} flows",
+            Self::FLOWS_MAX
+        );
+        for state in FlowState::ALL {
+            assert!(
+                timeouts.of(state) < 1 << 15,
+                "a timeout of {state:?} flows beyond half a wrap"
+            );
+        }
+        let lines = flows_max.div_ceil(WAYS).next_power_of_two();
+        let lines = std::iter::repeat_with(Line::free).take(lines).collect();
+        Self { lines, keyer: Keyer::new(secret), timeouts }
+    }
+
+    /// How many flows the table has room for.
+    pub fn capacity(&self) -> usize {
+        self.lines.len() * WAYS
+    }
+
+    /// The key of a flow between a client and a VIP. `client_hash` is the cluster's hash of the
+    /// client, of whatever [`HashInput`](crate::hash::HashInput); it is not computed again.
+    #[inline]
+    pub fn key(
+        &self,
+        client_hash: u64,
+        client_port: u16,
+        vip: IpAddr,
+        vip_port: u16,
+        protocol: u8,
+    ) -> FlowKey {
+        self.keyer.flow(client_hash, client_port, vip, vip_port, protocol)
+    }
+
+    /// The key of the fragments of one datagram from a client to a VIP: of the addresses, protocol and
+    /// identification (RFC 791, section 3.2; for IPv6, RFC 8200, section 4.5, without the protocol,
+    /// which all of a datagram's fragments have in common).
+    #[inline]
+    pub fn fragment_key(&self, client_hash: u64, vip: IpAddr, protocol: u8, id: u32) -> FlowKey {
+        self.keyer.fragments(client_hash, vip, protocol, id)
+    }
+
+    /// Pulls the flow's line into the cache by reading from it. The result means nothing; hand it to
+    /// [`black_box`](std::hint::black_box), or the compiler takes the read out.
+    #[inline]
+    pub fn touch(&self, key: FlowKey) -> u64 {
+        self.line(key).0[0].load(Ordering::Relaxed)
+    }
+
+    /// The state of a flow, `None` if it is not here. Changes nothing.
+    #[inline]
+    pub fn lookup(&self, key: FlowKey, now: Seconds) -> Option<FlowState> {
+        let (_, entry) = self.find(&self.line(key).load(), key, now)?;
+        Some(entry.state())
+    }
+
+    /// Takes note of a packet that by itself calls for the state `next`, and returns the flow's state
+    /// before it; `None` if the flow is not here.
+    ///
+    /// This is the whole of the hit path: one pass over the line, and a write only if the second or
+    /// the state has changed. The state only goes forward ([`FlowState`]). A SYN
+    /// (`next` is `Embryonic`) on a `Closing` flow ends it, and `None` is returned: what becomes of the
+    /// new connection is for the bucket's owner to say, and must not be mixed up with the old one.
+    #[inline]
+    pub fn refresh(&self, key: FlowKey, now: Seconds, next: FlowState) -> Option<FlowState> {
+        let line = self.line(key);
+        for _ in 0..ATTEMPTS {
+            let (at, entry) = self.find(&line.load(), key, now)?;
+            let state = entry.state();
+            match state.after(next) {
+                Some(after) => {
+                    let seen = entry.seen_again(now, after);
+                    if seen == entry || line.replace(at, entry.word(), seen.word()) {
+                        return Some(state);
+                    }
+                }
+                None => {
+                    if line.replace(at, entry.word(), Entry::FREE) {
+                        return None;
+                    }
+                }
+            }
+        }
+        // Others have taken note of the flow's packets each time; ours has nothing to add but its
+        // state, and the next packet says it again.
+        self.lookup(key, now)
+    }
+
+    /// Enters a flow.
+    ///
+    /// Takes, in this order: its own entry; a free one; one that is not found any more; the oldest
+    /// among the `Fragment`, `Embryonic` and `Closing` entries; the oldest `Established` that is idle
+    /// for more than its timeout. A `Fragment` displaces at most another `Fragment`.
+    ///
+    /// Two workers that enter one flow at once find the same place, and the second finds the flow
+    /// there. Only if another entry of the line is displaced or ends in the same moment can the
+    /// flow be entered twice; one of the two is then found, and the other times out.
+    #[inline]
+    pub fn insert(&self, key: FlowKey, bucket: Bucket, state: FlowState, now: Seconds) -> Inserted {
+        let line = self.line(key);
+        for _ in 0..ATTEMPTS {
+            let words = line.load();
+            let (at, new, inserted) = match self.find(&words, key, now) {
+                Some((at, entry)) => {
+                    let known = entry.state();
+                    let after = known.after(state).unwrap_or(state);
+                    (at, entry.seen_again(now, after), Inserted::Known(known))
+                }
+                None => {
+                    let Some((at, inserted)) = self.place(&words, key, state, now) else {
+                        return Inserted::Full;
+                    };
+                    (at, Entry::new(key, bucket, now, state), inserted)
+                }
+            };
+            if words[at] == new.word() || line.replace(at, words[at], new.word()) {
+                return inserted;
+            }
+        }
+        Inserted::Full
+    }
+
+    /// Counts what is in the table: reads all of it, so never on the hot path. Flows that come and go
+    /// meanwhile are counted or not.
+    pub fn census(&self, now: Seconds) -> Census {
+        let mut census = Census {
+            capacity: self.capacity(),
+            states: [0; FlowState::ALL.len()],
+            idle: 0,
+            buckets: vec![0; BUCKETS].into(),
+        };
+        for word in self.lines.iter().flat_map(Line::load) {
+            match Entry::of_word(word) {
+                Some(entry) if entry.is_found(now, &self.timeouts) => {
+                    census.states[entry.state() as usize - 1] += 1;
+                    census.buckets[entry.bucket().index()] += 1;
+                    census.idle += usize::from(entry.is_idle(now, &self.timeouts));
+                }
+                _ => {}
+            }
+        }
+        census
+    }
+
+    #[inline]
+    fn line(&self, key: FlowKey) -> &Line {
+        &self.lines[key.line(self.lines.len())]
+    }
+
+    /// The flow's entry among `words`, and where it is.
+    ///
+    /// All fingerprints are compared before the first branch: which of the eight agrees is as good
+    /// as random, and to guess it wrong costs more than to compare.
+    #[inline]
+    fn find(&self, words: &[u64; WAYS], key: FlowKey, now: Seconds) -> Option<(usize, Entry)> {
+        let mut agreeing = 0_u32;
+        for (at, &word) in words.iter().enumerate() {
+            agreeing |= u32::from(Entry::word_is_of(word, key)) << at;
+        }
+        while agreeing != 0 {
+            let at = agreeing.trailing_zeros() as usize;
+            let entry = Entry::of_word(words[at])?;
+            if entry.is_found(now, &self.timeouts) {
+                return Some((at, entry));
+            }
+            agreeing &= agreeing - 1;
+        }
+        None
+    }
+
+    /// Where among `words` a flow in `state` goes that is not there, and what that will have done.
+    #[inline]
+    fn place(
+        &self,
+        words: &[u64; WAYS],
+        key: FlowKey,
+        state: FlowState,
+        now: Seconds,
+    ) -> Option<(usize, Inserted)> {
+        let first = key.first_way(WAYS);
+        let (rank, at) = (0..WAYS)
+            .map(|step| (first + step) % WAYS)
+            .filter_map(|at| Some((self.rank(words[at], key, state, now)?, at)))
+            .min_by_key(|&(rank, _)| rank)?;
+        let inserted = match Entry::of_word(words[at]) {
+            Some(evicted) if rank > Rank::FORGOTTEN => Inserted::Evicted(evicted.state()),
+            _ => Inserted::New,
+        };
+        Some((at, inserted))
+    }
+
+    /// How readily `word` gives way to a flow in `state`; `None` if it does not.
+    #[inline]
+    fn rank(&self, word: u64, key: FlowKey, state: FlowState, now: Seconds) -> Option<Rank> {
+        let Some(entry) = Entry::of_word(word) else {
+            return Some(Rank::FREE);
+        };
+        if !entry.is_found(now, &self.timeouts) {
+            let own = Entry::word_is_of(word, key);
+            return Some(if own { Rank::OWN } else { Rank::FORGOTTEN });
+        }
+        let age = entry.age(now);
+        match (entry.state(), state) {
+            (FlowState::Fragment, _) => Some(Rank::live(age, 0)),
+            (_, FlowState::Fragment) => None,
+            (FlowState::Embryonic, _) => Some(Rank::live(age, 1)),
+            (FlowState::Closing, _) => Some(Rank::live(age, 2)),
+            (FlowState::Established, _) if entry.is_idle(now, &self.timeouts) => {
+                Some(Rank::idle(age))
+            }
+            (FlowState::Established | FlowState::Datagram, _) => None,
+        }
+    }
+}
+
+/// How readily an entry gives way: the least first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank(u32);
+
+impl Rank {
+    /// An entry of the same flow that is not found any more.
+    const OWN: Self = Self(0);
+    /// No entry.
+    const FREE: Self = Self(1);
+    /// An entry that is not found any more.
+    const FORGOTTEN: Self = Self(2);
+
+    /// An entry in a state that gives way: the oldest first, and in the same second the lower `kind`,
+    /// below 4.
+    const fn live(age: u16, kind: u32) -> Self {
+        Self(1 << 24 | ((u16::MAX - age) as u32) << 2 | kind)
+    }
+
+    /// An established flow that has been idle for longer than its timeout: the oldest first.
+    const fn idle(age: u16) -> Self {
+        Self(2 << 24 | (u16::MAX - age) as u32)
+    }
+}
+
+impl fmt::Debug for FlowTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither the secret nor 16 million entries.
+        f.debug_struct("FlowTable").field("capacity", &self.capacity()).finish_non_exhaustive()
+    }
+}
+
+/// What is in a flow table, counted by [`FlowTable::census`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Census {
+    /// How many flows the table has room for.
+    pub capacity: usize,
+    /// Flows in each state, in the order of [`FlowState::ALL`].
+    states: [usize; FlowState::ALL.len()],
+    /// Those established flows that give way to others, because nothing was heard of them for
+    /// [`Timeouts::established_s`].
+    pub idle: usize,
+    /// Flows in each bucket.
+    buckets: Box<[usize]>,
+}
+
+impl Census {
+    /// The flows in `state`.
+    pub fn in_state(&self, state: FlowState) -> usize {
+        self.states[state as usize - 1]
+    }
+
+    /// The flows in `bucket`.
+    pub fn in_bucket(&self, bucket: Bucket) -> usize {
+        self.buckets[bucket.index()]
+    }
+
+    /// The buckets that have a flow here.
+    pub fn buckets(&self) -> BucketSet {
+        Bucket::all().filter(|&bucket| self.in_bucket(bucket) > 0).collect()
+    }
+
+    /// All flows.
+    pub fn flows(&self) -> usize {
+        self.states.iter().sum()
+    }
+}
