@@ -242,3 +242,62 @@ impl Entry {
         Self(self.0 & keep | (seen.0 as u64) << SEEN_SHIFT | state as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_into_a_word_comes_out() {
+        for bucket in [0, 1, 4095].map(|n| Bucket::new(n).unwrap()) {
+            for (state, seen) in FlowState::ALL.into_iter().zip([0, 1, 60, 40_000, u16::MAX]) {
+                for hash in [0, 1 << 31, u64::MAX] {
+                    let key = FlowKey::of_hash(hash);
+                    let entry = Entry::new(key, bucket, Seconds(seen), state);
+                    assert!(Entry::word_is_of(entry.word(), key));
+                    assert!(!Entry::word_is_of(Entry::FREE, key));
+                    assert!(!Entry::word_is_of(entry.word() ^ 1 << 63, key));
+                    assert_eq!(Entry::of_word(entry.word()), Some(entry));
+                    assert_eq!(entry.bucket(), bucket);
+                    assert_eq!((entry.state(), entry.seen()), (state, Seconds(seen)));
+                    assert_eq!(entry.age(Seconds(seen.wrapping_add(9))), 9);
+
+                    let later = Seconds(seen.wrapping_add(1));
+                    let again = entry.seen_again(later, FlowState::Closing);
+                    assert_eq!(again, Entry::new(key, bucket, later, FlowState::Closing));
+                    assert_eq!(again.seen_again(Seconds(seen), FlowState::Closing), again);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_transition_is_as_drawn() {
+        use FlowState::{Closing, Datagram, Embryonic, Established, Fragment};
+        #[rustfmt::skip]
+        let table = [
+            //             SYN               else           FIN, RST       datagram        fragment
+            (Embryonic,   [Some(Embryonic),   Some(Established), Some(Closing), Some(Datagram),    Some(Embryonic)]),
+            (Established, [Some(Established), Some(Established), Some(Closing), Some(Established), Some(Established)]),
+            (Closing,     [None,              Some(Closing),     Some(Closing), Some(Closing),     Some(Closing)]),
+            (Datagram,    [Some(Datagram),    Some(Datagram),    Some(Datagram), Some(Datagram),   Some(Datagram)]),
+            (Fragment,    [Some(Fragment),    Some(Fragment),    Some(Fragment), Some(Fragment),   Some(Fragment)]),
+        ];
+        let calls = [Embryonic, Established, Closing, Datagram, Fragment];
+        for (state, after) in table {
+            for (next, after) in calls.into_iter().zip(after) {
+                assert_eq!(state.after(next), after, "{next:?} in {state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn seconds_wrap_and_forgive_a_late_worker() {
+        let at = |s: u64| Seconds::of_ns(s * 1_000_000_000 + 999_999_999);
+        assert_eq!(at(65_536 + 5), Seconds(5));
+        assert_eq!(at(65_540).since(at(65_530)), 10);
+        assert_eq!(at(65_530).since(at(65_540)), 0);
+        assert_eq!(at(100).since(at(160)), 0);
+        assert_eq!(at(100).since(at(161)), 65_475);
+    }
+}

@@ -115,3 +115,84 @@ const fn fold(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
     product as u64 ^ (product >> 64) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53));
+    const V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 0x53));
+
+    fn keyer() -> Keyer {
+        Keyer::new([7, 11])
+    }
+
+    #[test]
+    fn everything_that_tells_flows_apart_tells_keys_apart() {
+        let next = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 54));
+        // 192.0.2.53 in the low 32 bits, and otherwise zero.
+        let compatible = IpAddr::V6(Ipv6Addr::from_bits(0xc000_0235));
+        let high = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb9, 0x53, 0, 0, 0, 0, 0x53));
+        let keyer = keyer();
+        let keys = [
+            keyer.flow(1, 2, V4, 3, 6),
+            keyer.flow(2, 2, V4, 3, 6),
+            keyer.flow(1, 3, V4, 3, 6),
+            keyer.flow(1, 2, next, 3, 6),
+            keyer.flow(1, 2, V6, 3, 6),
+            keyer.flow(1, 2, high, 3, 6),
+            keyer.flow(1, 2, compatible, 3, 6),
+            keyer.flow(1, 2, V4, 4, 6),
+            keyer.flow(1, 2, V4, 3, 17),
+            keyer.flow(1, 3, V4, 2, 6),
+            keyer.fragments(1, V4, 6, 2 << 16 | 3),
+            keyer.fragments(1, V4, 17, 2 << 16 | 3),
+            keyer.fragments(1, V6, 17, 2 << 16 | 3),
+            keyer.fragments(1, V4, 17, u32::MAX),
+            Keyer::new([8, 11]).flow(1, 2, V4, 3, 6),
+            Keyer::new([7, 12]).flow(1, 2, V4, 3, 6),
+            Keyer::new([0, 0]).flow(1, 2, V4, 3, 6),
+        ];
+        assert_eq!(keys.iter().collect::<HashSet<_>>().len(), keys.len());
+        assert_eq!(keyer.flow(1, 2, V4, 3, 6), keys[0]);
+    }
+
+    /// Fills `cells` with counts and returns how far they are from even, in standard deviations of
+    /// the chi-square distribution.
+    fn unevenness(cells: usize, falls: impl Iterator<Item = usize>) -> f64 {
+        let mut counts = vec![0_u32; cells];
+        let mut all = 0.0;
+        for cell in falls {
+            counts[cell] += 1;
+            all += 1.0;
+        }
+        let expected = all / cells as f64;
+        let chi: f64 = counts.iter().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum();
+        let freedom = (cells - 1) as f64;
+        (chi - freedom) / (2.0 * freedom).sqrt()
+    }
+
+    #[test]
+    fn ports_alone_spread_one_client_over_lines_and_fingerprints() {
+        for vip in [V4, V6] {
+            let keys = || (0..=u16::MAX).map(|port| keyer().flow(0x1234, port, vip, 443, 6));
+            let by_line = unevenness(1 << 12, keys().map(|key| key.line(1 << 12)));
+            assert!(by_line.abs() < 5.0, "lines: {by_line}");
+            let by_way = unevenness(8, keys().map(|key| key.first_way(8)));
+            assert!(by_way.abs() < 5.0, "ways: {by_way}");
+            let top = |key: FlowKey| (key.fingerprint() >> 52) as usize;
+            let by_fingerprint = unevenness(1 << 12, keys().map(top));
+            assert!(by_fingerprint.abs() < 5.0, "fingerprints: {by_fingerprint}");
+            assert_eq!(keys().collect::<HashSet<_>>().len(), 1 << 16);
+        }
+    }
+
+    #[test]
+    fn no_key_looks_like_a_free_word() {
+        assert_ne!(FlowKey::of_hash(0).fingerprint(), 0);
+        assert_eq!(FlowKey::of_hash(5).line(8), 5);
+        assert_eq!(FlowKey::of_hash(1 << 31 | 5).fingerprint(), 1 << 31);
+    }
+}

@@ -48,6 +48,8 @@
 
 pub mod entry;
 pub mod key;
+#[cfg(all(test, not(loom)))]
+mod oracle;
 mod primitive;
 pub mod table;
 

@@ -249,6 +249,12 @@ impl FlowTable {
         &self.lines[key.line(self.lines.len())]
     }
 
+    /// What is in the line of `key`.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn words(&self, key: FlowKey) -> [u64; WAYS] {
+        self.line(key).load()
+    }
+
     /// The flow's entry among `words`, and where it is.
     ///
     /// All fingerprints are compared before the first branch: which of the eight agrees is as good
@@ -379,5 +385,153 @@ impl Census {
     /// All flows.
     pub fn flows(&self) -> usize {
         self.states.iter().sum()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53));
+    const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
+
+    /// The key of the `n`th client, each with a hash as good as random.
+    fn client(table: &FlowTable, n: u64) -> FlowKey {
+        table.key(n.wrapping_mul(0x9e37_79b9_7f4a_7c15), n as u16, VIP, 53, 6)
+    }
+
+    fn bucket(n: u64) -> Bucket {
+        Bucket::of_hash(n)
+    }
+
+    fn at(s: u64) -> Seconds {
+        Seconds::of_ns(s * 1_000_000_000)
+    }
+
+    #[test]
+    fn room_is_rounded_up_to_lines_and_a_power_of_two() {
+        for (asked, given) in [(0, 8), (1, 8), (8, 8), (9, 16), (17, 32), (4096, 4096)] {
+            assert_eq!(FlowTable::new(asked, SECRET).capacity(), given);
+        }
+    }
+
+    #[test]
+    fn a_syn_flood_displaces_no_established_flow() {
+        let table = FlowTable::new(4096, SECRET);
+        let accepted: Vec<_> = (0..4096_u64)
+            .map(|n| client(&table, n))
+            .filter(|&key| {
+                let inserted = table.insert(key, bucket(0), FlowState::Embryonic, at(0));
+                let known = table.refresh(key, at(0), FlowState::Established);
+                assert_eq!(known.is_some(), inserted != Inserted::Full);
+                known.is_some()
+            })
+            .collect();
+        assert!(accepted.len() > 3000, "{} flows to defend", accepted.len());
+
+        let mut refused = 0;
+        for n in 0..200_000_u64 {
+            // An hour, no second more: then they may go.
+            let now = at(n * 3600 / 200_000);
+            let key = client(&table, 1 << 40 | n);
+            match table.insert(key, bucket(0), FlowState::Embryonic, now) {
+                Inserted::Full => refused += 1,
+                Inserted::Evicted(state) => assert_eq!(state, FlowState::Embryonic),
+                Inserted::New => assert_eq!(table.lookup(key, now), Some(FlowState::Embryonic)),
+                Inserted::Known(_) => panic!("two clients with one key"),
+            }
+        }
+        assert!(refused > 0, "the flood found room everywhere, so it tests nothing");
+        for &key in &accepted {
+            assert_eq!(table.lookup(key, at(3600)), Some(FlowState::Established));
+        }
+        assert_eq!(table.census(at(3600)).in_state(FlowState::Established), accepted.len());
+        assert_eq!(table.census(at(3600)).idle, 0);
+    }
+
+    #[test]
+    fn a_handshake_gets_through_a_flood_that_fills_every_line_many_times_a_second() {
+        let table = FlowTable::new(4096, SECRET);
+        let flood = |from: u64, now| {
+            for n in from..from + 1024 {
+                table.insert(client(&table, 1 << 40 | n), bucket(0), FlowState::Embryonic, now);
+            }
+        };
+        let mut through = 0;
+        for n in 0..100 {
+            // Two forged SYNs a line from a client's SYN to its ACK, in a table that is full of them.
+            flood(n * 2048, at(n / 10));
+            let key = client(&table, n);
+            table.insert(key, bucket(0), FlowState::Embryonic, at(n / 10));
+            flood(n * 2048 + 1024, at(n / 10));
+            through +=
+                usize::from(table.refresh(key, at(n / 10), FlowState::Established).is_some());
+        }
+        // 2 displacements among 8 equally old entries leave 3 of 4.
+        assert!(through >= 60, "{through} of 100");
+    }
+
+    #[test]
+    fn strangers_are_not_taken_for_flows() {
+        let table = FlowTable::new(1 << 14, SECRET);
+        for n in 0..1 << 16 {
+            table.insert(client(&table, n), bucket(n), FlowState::Established, at(0));
+        }
+        let hits = (1 << 20..1 << 21)
+            .filter(|&n| table.lookup(client(&table, n), at(0)).is_some())
+            .count();
+        // 2^20 questions of 2^-30 each.
+        assert_eq!(hits, 0);
+    }
+
+    #[test]
+    fn a_quarter_full_table_refuses_as_few_as_its_documentation_says() {
+        let table = FlowTable::new(1 << 18, SECRET);
+        let refused = (0..1 << 16)
+            .filter(|&n| {
+                let key = client(&table, n);
+                table.insert(key, bucket(n), FlowState::Established, at(0)) == Inserted::Full
+            })
+            .count();
+        // At the end one in 900, averaged over filling up one in 6,000.
+        assert!((1..40).contains(&refused), "{refused} of 65,536");
+    }
+
+    #[test]
+    fn the_census_says_where_flows_are_and_which_are_idle() {
+        let table = FlowTable::new(4096, SECRET);
+        for n in 0..10 {
+            table.insert(client(&table, n), bucket(7), FlowState::Established, at(0));
+            table.insert(client(&table, 100 + n), bucket(8), FlowState::Datagram, at(0));
+        }
+        let census = table.census(at(100));
+        assert_eq!((census.flows(), census.idle), (20, 0));
+        assert_eq!((census.in_bucket(bucket(7)), census.in_bucket(bucket(8))), (10, 10));
+        assert_eq!(census.buckets(), [bucket(7), bucket(8)].into_iter().collect());
+
+        let census = table.census(at(4000));
+        assert_eq!((census.flows(), census.idle), (10, 10));
+        assert_eq!(census.in_state(FlowState::Datagram), 0);
+        assert_eq!(census.buckets(), [bucket(7)].into_iter().collect());
+    }
+
+    #[test]
+    fn workers_share_a_table_and_lose_no_flow() {
+        let table = FlowTable::new(1 << 16, SECRET);
+        let flows = 4096_u64;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for n in 0..flows {
+                        let key = client(&table, n);
+                        table.insert(key, bucket(n), FlowState::Embryonic, at(0));
+                        assert!(table.refresh(key, at(1), FlowState::Established).is_some());
+                    }
+                });
+            }
+        });
+        assert_eq!(table.census(at(1)).in_state(FlowState::Established), flows as usize);
+        assert_eq!(table.census(at(1)).flows(), flows as usize);
     }
 }
