@@ -1,1 +1,3 @@
 //! Load and measurement for vipdp.
+
+pub mod dns_load;
