@@ -101,6 +101,32 @@ impl BucketSet {
         })
     }
 
+    /// Adds all members of `other`.
+    pub fn insert_all(&mut self, other: &Self) {
+        self.combine(other, |own, other| own | other);
+    }
+
+    /// Takes all members of `other` out.
+    pub fn remove_all(&mut self, other: &Self) {
+        self.combine(other, |own, other| own & !other);
+    }
+
+    /// Keeps only members of `other`.
+    pub fn retain_all(&mut self, other: &Self) {
+        self.combine(other, |own, other| own & other);
+    }
+
+    /// Whether this set and `other` have a member in common.
+    pub fn intersects(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(&own, &other)| own & other != 0)
+    }
+
+    fn combine(&mut self, other: &Self, word: impl Fn(u64, u64) -> u64) {
+        for (own, &other) in self.0.iter_mut().zip(&other.0) {
+            *own = word(*own, other);
+        }
+    }
+
     /// The set as it stands on the wire: bucket `b` is bit `b % 8`, counted from the least
     /// significant, of byte `b / 8`.
     pub fn to_wire(&self) -> [u8; Self::WIRE_LEN] {
@@ -152,6 +178,23 @@ mod tests {
         let mut less = set.clone();
         less.remove(members[2]);
         assert!(!less.contains(members[2]) && set.contains(members[2]));
+    }
+
+    #[test]
+    fn sets_combine_member_by_member() {
+        let set = |members: &[u16]| -> BucketSet {
+            members.iter().map(|&n| Bucket::new(n).unwrap()).collect()
+        };
+        let (low, high) = (set(&[1, 64, 4095]), set(&[2, 64]));
+        let with = |change: fn(&mut BucketSet, &BucketSet)| {
+            let mut changed = low.clone();
+            change(&mut changed, &high);
+            changed
+        };
+        assert_eq!(with(BucketSet::insert_all), set(&[1, 2, 64, 4095]));
+        assert_eq!(with(BucketSet::remove_all), set(&[1, 4095]));
+        assert_eq!(with(BucketSet::retain_all), set(&[64]));
+        assert!(low.intersects(&high) && !low.intersects(&set(&[2, 65])));
     }
 
     #[test]
