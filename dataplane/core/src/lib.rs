@@ -27,6 +27,7 @@ pub mod hash;
 pub mod parse;
 pub mod port;
 pub mod reply;
+pub mod rewrite;
 pub mod slot;
 pub mod snapshot;
 pub mod verdict;

@@ -1,8 +1,31 @@
 //! One pass over a frame: from bytes to what a verdict needs to know.
+//!
+//! ```text
+//! Ethernet, 802.1Q --+-- ARP ------------------------------> Arp
+//!                    |
+//!                    +-- IPv4, options -----+-- UDP, TCP --> Ip
+//!                    |                      +-- ICMP ------> Ip, with the quoted addresses
+//!                    |                      +-- other -----> Ip
+//!                    |
+//!                    +-- IPv6, extensions --+-- the same
+//!                                           +-- NDP -------> Neighbor...
+//! ```
+//!
+//! What always holds: no bytes make [`parse`] panic, allocate or loop longer than the frame is;
+//! what it does not refuse lies within the frame, whatever the length fields say. What only the
+//! host's stack needs, it does not check: the checksums of UDP, TCP and ICMP, the contents of
+//! options.
+
+mod icmp;
+mod ip;
+mod neighbor;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::wire::ethernet::MacAddr;
+pub use crate::wire::ParseError;
+
+use crate::wire::ethernet::{Frame, HEADER_LEN, MacAddr, TAG_LEN, Tagged};
+use crate::wire::{arp, ethernet};
 
 /// What [`parse`] found in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +85,8 @@ pub struct NeighborSolicitation {
 pub struct NeighborAdvertisement {
     /// The address advertised.
     pub target: Ipv6Addr,
+    /// What it is said to resolve to: the target link-layer address option, where there is one.
+    pub target_mac: Option<MacAddr>,
 }
 
 /// An IP packet.
@@ -73,8 +98,10 @@ pub struct IpPacket {
     pub dst: IpAddr,
     /// Which part of a datagram the packet holds.
     pub fragment: Fragment,
-    /// Protocol number of [`transport`](Self::transport), behind all extension headers. The
-    /// first fragment names it in IPv6; later ones carry the same number.
+    /// Protocol number of [`transport`](Self::transport), behind all extension headers. A later
+    /// fragment's is its first fragment's too in IPv4. In IPv6 it is what the fragment header
+    /// names, which is an extension header if one lies in the part that was fragmented; fragments
+    /// belong together by addresses and identification alone there (RFC 8200, section 4.5).
     pub protocol: u8,
     /// What the packet carries.
     pub transport: Transport,
@@ -83,7 +110,7 @@ pub struct IpPacket {
 /// Which part of a datagram a packet holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragment {
-    /// All of it.
+    /// All of it. An IPv6 packet whose fragment header says so too is one (RFC 6946).
     Whole,
     /// Its start, with more to come. Has the transport header.
     First {
@@ -106,7 +133,8 @@ pub enum Transport {
     Tcp(Ports, TcpFlags),
     /// An ICMP or ICMPv6 echo request.
     EchoRequest,
-    /// An ICMP or ICMPv6 error about a packet that the VIP sent.
+    /// An ICMP error (types 3, 11, 12) or ICMPv6 error (types 1..=127) about a packet that the
+    /// VIP sent.
     IcmpError(Quoted),
     /// A later fragment: what it carries is in its first fragment only.
     LaterFragment,
@@ -151,66 +179,45 @@ pub struct Quoted {
     pub ports: Option<Ports>,
 }
 
-macro_rules! parse_errors {
-    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
-        /// Why a frame could not be parsed.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(u8)]
-        pub enum ParseError { $($(#[$doc])* $name,)* }
-
-        impl ParseError {
-            /// Every error, in the order of `error as usize`.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// The error's name in `vipdp status` and in the metrics.
-            pub const fn label(self) -> &'static str {
-                match self { $(Self::$name => $label,)* }
-            }
-        }
+/// Reads a frame, from the Ethernet header on and without a frame check sequence.
+///
+/// # Errors
+/// A [`ParseError`] for a frame that no node may act upon. Which of several faults is named is
+/// not promised.
+pub fn parse(frame: &[u8]) -> Result<Parsed, ParseError> {
+    let ethernet = Frame::new(frame)?;
+    let (dst, src) = (ethernet.dst(), ethernet.src());
+    let (mut ether_type, mut network) = (ethernet.ether_type(), ethernet.payload());
+    let (mut vlan, mut network_offset) = (None, HEADER_LEN as u16);
+    if ether_type == ethernet::VLAN {
+        let tagged = Tagged::new(network)?;
+        (ether_type, network) = (tagged.ether_type(), tagged.payload());
+        network_offset += TAG_LEN as u16;
+        vlan = match tagged.vlan() {
+            0 => None,
+            0x0fff => return Err(ParseError::EthernetInvalid),
+            identifier => Some(identifier),
+        };
+    }
+    if src.is_group() {
+        return Err(ParseError::EthernetInvalid);
+    }
+    let payload = match ether_type {
+        ethernet::IPV4 => ip::parse_v4(network)?,
+        ethernet::IPV6 => ip::parse_v6(network)?,
+        ethernet::ARP => Payload::Arp(parse_arp(network)?),
+        ethernet::VLAN | ethernet::SERVICE_VLAN => return Err(ParseError::VlanStacked),
+        _ => return Err(ParseError::EtherTypeUnknown),
     };
+    Ok(Parsed { dst, src, vlan, network_offset, payload })
 }
 
-parse_errors! {
-    /// The frame is shorter than an Ethernet header and its tag.
-    EthernetTruncated = "ethernet_truncated",
-    /// More than one 802.1Q or 802.1ad tag.
-    VlanStacked = "vlan_stacked",
-    /// Neither ARP nor IPv4 nor IPv6.
-    EtherTypeUnknown = "ethertype_unknown",
-    /// The frame is shorter than its ARP packet.
-    ArpTruncated = "arp_truncated",
-    /// An ARP packet not of IPv4 over Ethernet, of an unknown operation, or with a sender hardware
-    /// address that is a group.
-    ArpInvalid = "arp_invalid",
-    /// The frame is shorter than its IPv4 header or than the total length says.
-    Ipv4Truncated = "ipv4_truncated",
-    /// An IPv4 header with another version, a header length below 20, or a total length below it.
-    Ipv4Invalid = "ipv4_invalid",
-    /// The IPv4 header checksum is wrong.
-    Ipv4Checksum = "ipv4_checksum",
-    /// The frame is shorter than its IPv6 header or than the payload length says.
-    Ipv6Truncated = "ipv6_truncated",
-    /// An IPv6 header with another version.
-    Ipv6Invalid = "ipv6_invalid",
-    /// An IPv6 extension header that is cut short, out of its place, or one too many.
-    Ipv6Extension = "ipv6_extension",
-    /// A fragment that reaches beyond 65,535 bytes, or, with more to come, is not a multiple of 8 long.
-    FragmentInvalid = "fragment_invalid",
-    /// The packet is shorter than its UDP header, or the UDP length contradicts the IP length.
-    UdpInvalid = "udp_invalid",
-    /// The packet is shorter than its TCP header, or the data offset is below 5.
-    TcpInvalid = "tcp_invalid",
-    /// A TCP segment with flags that no stack sends: SYN with FIN, SYN with RST, or none of SYN,
-    /// ACK, RST.
-    TcpFlagsInvalid = "tcp_flags_invalid",
-    /// The packet is shorter than its ICMP header.
-    IcmpTruncated = "icmp_truncated",
-    /// An ICMP error whose quoted packet is too short to tell whom it concerns.
-    IcmpQuoteTruncated = "icmp_quote_truncated",
-    /// A neighbour discovery message that RFC 4861, section 7.1 demands to discard.
-    NeighborInvalid = "neighbor_invalid",
-    /// A neighbour discovery message with a wrong ICMPv6 checksum.
-    NeighborChecksum = "neighbor_checksum",
-    /// The IP source cannot be a sender's: multicast, broadcast, loopback, or unspecified.
-    SourceInvalid = "source_invalid",
+fn parse_arp(bytes: &[u8]) -> Result<Arp, ParseError> {
+    let packet = arp::Packet::new(bytes)?;
+    Ok(Arp {
+        is_request: packet.is_request(),
+        sender_mac: packet.sender_mac(),
+        sender_ip: packet.sender_ip(),
+        target_ip: packet.target_ip(),
+    })
 }

@@ -1,1 +1,87 @@
-//! To be filled.
+//! Answers of the data plane's own, written over the requests in place.
+//!
+//! An answer says that a VIP is at the shared MAC address, and is sent from the node's own: a
+//! switch learns from Ethernet sources, and were it to learn the shared address on one port, the
+//! other nodes would get nothing any more. The two addresses must not be mixed up, here least of
+//! all.
+//!
+//! ```text
+//! Ethernet source             own MAC      seen by switches
+//! sender hardware address,    shared MAC   seen by whoever asked
+//! target link-layer address
+//! ```
+//!
+//! An answer goes to the request's Ethernet source, not to the sender address in its payload:
+//! what sits there may be a node of this cluster, whose payload names the shared MAC, and then
+//! every node would hear it. It keeps the request's tag, priority included.
+
+use std::net::Ipv6Addr;
+
+use crate::parse::{Arp, NeighborSolicitation, Parsed};
+use crate::wire::ethernet::{self, MacAddr, PAYLOAD_MIN};
+use crate::wire::{arp, ipv6, ndp, protocol};
+
+/// Where a neighbour advertisement goes when nobody in particular asked: all nodes on the link.
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// The MAC address of that group (RFC 2464, section 7).
+const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
+/// Proves to the receiver that no router has forwarded it (RFC 4861, section 7.1.2).
+const HOP_LIMIT: u8 = 255;
+
+/// Turns an ARP request into its reply: `request.target_ip` is at `shared_mac`. Returns the
+/// length of the frame, padded to 46 bytes of payload: 60, or 64 with a tag.
+///
+/// # Panics
+/// If `buffer` is too short for the reply, or `parsed` is not of the frame in it.
+pub fn arp_reply(
+    buffer: &mut [u8],
+    parsed: &Parsed,
+    request: &Arp,
+    shared_mac: MacAddr,
+    own_mac: MacAddr,
+) -> usize {
+    let (header, payload) = buffer.split_at_mut(usize::from(parsed.network_offset));
+    let header = header.first_chunk_mut().expect("a parsed frame has an Ethernet header");
+    ethernet::emit_addresses(header, parsed.src, own_mac);
+    let (packet, padding) = payload.split_first_chunk_mut().expect("a buffer for a whole frame");
+    let (target_mac, target_ip) = (request.sender_mac, request.sender_ip);
+    arp::emit_reply(packet, shared_mac, request.target_ip, target_mac, target_ip);
+    padding[..PAYLOAD_MIN - arp::LEN].fill(0);
+    usize::from(parsed.network_offset) + PAYLOAD_MIN
+}
+
+/// Turns a neighbour solicitation into its advertisement: `solicitation.target` is at
+/// `shared_mac`. Returns the length of the frame: 86, or 90 with a tag.
+///
+/// The solicitation of a host that wants the address for itself (duplicate address detection: its
+/// source is unspecified) is answered to all nodes, unsolicited (RFC 4861, section 7.2.4).
+///
+/// The override flag is set, although that section wants it clear for an anycast address. It
+/// wants so because there several nodes answer, each with its own MAC address, and the first one
+/// shall stay. Here whichever node answers names the same MAC address, so nothing is gained by
+/// keeping an older entry; and an entry that differs is wrong (the VIP was a plain host's before),
+/// and only the flag replaces it.
+///
+/// # Panics
+/// If `buffer` is too short for the advertisement, or `parsed` is not of the frame in it.
+pub fn neighbor_advertisement(
+    buffer: &mut [u8],
+    parsed: &Parsed,
+    solicitation: &NeighborSolicitation,
+    shared_mac: MacAddr,
+    own_mac: MacAddr,
+) -> usize {
+    let target = solicitation.target;
+    let is_solicited = !solicitation.src.is_unspecified();
+    let (dst, dst_mac) =
+        if is_solicited { (solicitation.src, parsed.src) } else { (ALL_NODES, ALL_NODES_MAC) };
+    let (link, network) = buffer.split_at_mut(usize::from(parsed.network_offset));
+    let link = link.first_chunk_mut().expect("a parsed frame has an Ethernet header");
+    ethernet::emit_addresses(link, dst_mac, own_mac);
+    let (header, payload) = network.split_first_chunk_mut().expect("a buffer for a whole frame");
+    let payload_len = ndp::ADVERTISEMENT_LEN as u16;
+    ipv6::emit_header(header, payload_len, protocol::ICMPV6, HOP_LIMIT, target, dst);
+    let message = payload.first_chunk_mut().expect("a buffer for a whole frame");
+    ndp::emit_advertisement(message, target, shared_mac, dst, is_solicited);
+    usize::from(parsed.network_offset) + ipv6::HEADER_LEN + ndp::ADVERTISEMENT_LEN
+}
