@@ -1,0 +1,193 @@
+//! The single changes to the host, and how each is undone.
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
+};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+
+use super::state::{Change, Rule, State};
+use super::{HostError, Report};
+use crate::link::netlink::Netlink;
+use crate::link::{Link, NetlinkError};
+use crate::neighbor::family_of;
+
+/// Marks routes and rules as ours (`ip rule` shows `proto 118`): a number that no routing daemon
+/// has in iproute2's rt_protos.
+const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(118);
+
+/// Frames that wait in a TAP queue for their worker: a millisecond at a million a second.
+const TX_QUEUE_LEN: u32 = 1_000;
+
+/// Makes changes by netlink.
+pub(super) struct Changes {
+    netlink: Netlink,
+}
+
+impl Changes {
+    pub(super) fn new() -> Result<Self, NetlinkError> {
+        Ok(Self { netlink: Netlink::open()? })
+    }
+
+    pub(super) fn find(&mut self, interface: &str) -> Result<Link, HostError> {
+        Ok(Link::find(&mut self.netlink, interface)?)
+    }
+
+    /// Gives the TAP its MTU and brings it up, without ARP and without multicast: its only
+    /// neighbour is the data plane.
+    ///
+    /// The MAC address that it has is set once more: then it counts as chosen, and udev's policy
+    /// of stable addresses leaves it alone.
+    pub(super) fn set_up_tap(&mut self, tap: &Link, mtu: u32) -> Result<(), NetlinkError> {
+        let mut request = LinkMessage::default();
+        request.header.index = tap.index;
+        request.header.flags = LinkFlags::Up | LinkFlags::Noarp;
+        request.header.change_mask = LinkFlags::Up | LinkFlags::Noarp | LinkFlags::Multicast;
+        request.attributes = vec![
+            LinkAttribute::Address(tap.mac.0.to_vec()),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::TxQueueLen(TX_QUEUE_LEN),
+        ];
+        let what = format!("set up {} with an MTU of {mtu}", tap.name);
+        self.netlink.change(&what, RouteNetlinkMessage::SetLink(request), 0)
+    }
+
+    /// Removes the TAP, with its addresses, settings and routes, whoever holds its queues.
+    pub(super) fn remove_tap(&mut self, tap: &Link, report: &mut Report) {
+        let mut request = LinkMessage::default();
+        request.header.index = tap.index;
+        let what = format!("remove {}", tap.name);
+        match self.netlink.change(&what, RouteNetlinkMessage::DelLink(request), 0) {
+            Ok(()) => report.restored.push(format!("{} is removed", tap.name)),
+            // Its queues were closed before.
+            Err(error) if error.errno() == Some(libc::ENODEV) => {}
+            Err(error) => report.failed.push(error.to_string()),
+        }
+    }
+
+    /// Puts a VIP on the TAP, so that the host takes packets to it and services can bind it.
+    pub(super) fn add_vip(&mut self, tap: u32, vip: IpAddr) -> Result<(), NetlinkError> {
+        let mut request = AddressMessage::default();
+        request.header.family = family_of(vip);
+        request.header.index = tap;
+        request.attributes = vec![AddressAttribute::Local(vip), AddressAttribute::Address(vip)];
+        match vip {
+            IpAddr::V4(_) => {
+                request.header.prefix_len = 32;
+                // Never an interface's own address to the kernel: not as ARP sender, not as the
+                // source that it picks for a route.
+                request.header.scope = AddressScope::Host;
+            }
+            IpAddr::V6(_) => {
+                request.header.prefix_len = 128;
+                let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
+                request.attributes.push(AddressAttribute::Flags(flags));
+                // Deprecated from the start: bound and answered from, never picked.
+                let mut lifetimes = CacheInfo::default();
+                lifetimes.ifa_preferred = 0;
+                lifetimes.ifa_valid = u32::MAX;
+                request.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+            }
+        }
+        let message = RouteNetlinkMessage::NewAddress(request);
+        self.netlink.change(&format!("add the address {vip}"), message, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Adds the default route of the family of `vip` through the TAP to the routing table.
+    pub(super) fn add_default_route(
+        &mut self,
+        vip: IpAddr,
+        tap: u32,
+        table: u32,
+    ) -> Result<(), HostError> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = family_of(vip);
+        request.header.protocol = ROUTE_PROTOCOL;
+        request.header.kind = RouteType::Unicast;
+        request.header.scope = if vip.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+        request.attributes = vec![RouteAttribute::Table(table), RouteAttribute::Oif(tap)];
+        let message = RouteNetlinkMessage::NewRoute(request);
+        let what = format!("add a default route to table {table}");
+        match self.netlink.change(&what, message, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.errno() == Some(libc::EEXIST) => {
+                Err(HostError::TableTaken { table })
+            }
+            result => Ok(result?),
+        }
+    }
+
+    /// Adds a policy rule.
+    pub(super) fn add_rule(&mut self, rule: &Rule) -> Result<(), HostError> {
+        let message = RouteNetlinkMessage::NewRule(rule_message(rule));
+        match self.netlink.change(&rule.to_string(), message, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.errno() == Some(libc::EEXIST) => {
+                Err(HostError::RuleTaken { rule: rule.to_string() })
+            }
+            result => Ok(result?),
+        }
+    }
+
+    /// Undoes what `state` tells of, in the reverse order.
+    pub(super) fn undo(&mut self, state: &State, report: &mut Report) {
+        for rule in state.rules.iter().rev() {
+            self.remove_rule(rule, report);
+        }
+        for change in state.settings.iter().rev() {
+            put_back(change, report);
+        }
+    }
+
+    fn remove_rule(&mut self, rule: &Rule, report: &mut Report) {
+        let message = RouteNetlinkMessage::DelRule(rule_message(rule));
+        match self.netlink.change(&format!("remove {rule}"), message, 0) {
+            Ok(()) => report.restored.push(format!("{rule} is removed")),
+            // It is in the file before it is made, and anybody can remove it.
+            Err(error) if error.errno() == Some(libc::ENOENT) => {}
+            Err(error) => report.failed.push(error.to_string()),
+        }
+    }
+}
+
+/// Gives a setting its original value, unless it is no longer what we made it.
+fn put_back(change: &Change, report: &mut Report) {
+    let Change { setting, original, ours } = change;
+    let current = match setting.read() {
+        Ok(current) => current,
+        // The interface is gone, and its settings with it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => return report.failed.push(format!("{setting}: {error}")),
+    };
+    if current == *original {
+        return;
+    }
+    if current != *ours {
+        report.left_alone.push(format!("{setting} is {current}, we had made it {ours}"));
+        return;
+    }
+    match setting.write(original) {
+        Ok(()) => report.restored.push(format!("{setting} is {original} again")),
+        Err(error) => report.failed.push(format!("{setting}: {error}")),
+    }
+}
+
+fn rule_message(rule: &Rule) -> RuleMessage {
+    let mut request = RuleMessage::default();
+    request.header.family = family_of(rule.source);
+    request.header.src_len = if rule.source.is_ipv4() { 32 } else { 128 };
+    request.header.action = RuleAction::ToTable;
+    request.attributes = vec![
+        RuleAttribute::Source(rule.source),
+        RuleAttribute::Table(rule.table),
+        RuleAttribute::Priority(rule.priority),
+        RuleAttribute::Protocol(ROUTE_PROTOCOL),
+    ];
+    request
+}

@@ -1,0 +1,414 @@
+//! What vipdp does to the host, and how it is undone.
+//!
+//! | change | why | undone by |
+//! |---|---|---|
+//! | the TAP, its settings, the VIPs on it, routes through it | the hand-off | the kernel, when the process ends |
+//! | `conf/NIC/arp_ignore` 1 | the kernel must not answer ARP for an address of the TAP | us |
+//! | `conf/NIC/arp_announce` 2 | the kernel must not ask with a VIP as sender | us |
+//! | `conf/NIC/drop_unicast_in_l2_multicast` 1, with a group MAC | a frame that the XDP program lets through must not reach the stack of every node | us |
+//! | `NIC/napi_defer_hard_irqs`, `gro_flush_timeout`, with busy polling | the worker's poll takes the place of interrupts | us |
+//! | `ip rule from VIP lookup TABLE`, with `egress = "tap"` | replies go to the TAP | us |
+//!
+//! "us" is [`HostGuard`], and after a SIGKILL the next start or [`cleanup`]: each such change is
+//! in the state file before it is made. A setting that somebody else changed since is theirs and
+//! stays. IPv6 needs no setting of the NIC: the kernel answers solicitations and picks their
+//! sender by the interface's own addresses (RFC 4861, section 7.2).
+//!
+//! The VIPs are on the TAP as IPv4 addresses of scope host and as deprecated IPv6 addresses
+//! (RFC 6724, section 5, rule 3): a service can bind them and replies carry them, and the host
+//! never picks one by itself as the source of its own traffic. Nothing is changed that a packet
+//! to or from one of the host's other addresses would meet.
+
+mod changes;
+mod setting;
+mod state;
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::link::{Link, LinkError, NetlinkError};
+use changes::Changes;
+use setting::{Area, Setting};
+use state::{Change, Rule, StateFile};
+
+/// Settings of NAPI under busy polling: interrupts stay off for so many empty polls, and the
+/// timer polls after so many nanoseconds if the worker does not (DESIGN.md, section 6).
+const NAPI_SETTINGS: [(&str, &str); 2] =
+    [("napi_defer_hard_irqs", "2"), ("gro_flush_timeout", "200000")];
+
+/// Why the host cannot be set up, or put back.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// Another process serves the interface.
+    #[error("interface {interface}: another vipdp, process {pid}, serves it; stop that one first")]
+    Running {
+        /// The interface.
+        interface: String,
+        /// The process, as far as the lock file tells.
+        pid: String,
+    },
+    /// The state file, or its lock, cannot be read or written.
+    #[error("{path}: {source}")]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// The state file was not written by us.
+    #[error(
+        "{path}: not a state file of vipdp: {reason}; compare the settings of {interface} with \
+         what they should be, then remove the file"
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The interface whose settings it should tell of.
+        interface: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A setting cannot be read or written.
+    #[error("{setting}: {source}")]
+    Setting {
+        /// Its path.
+        setting: String,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// IPv6 is switched off in the kernel.
+    #[error("{vip} is a VIP, and IPv6 is switched off in this kernel (ipv6.disable=1)")]
+    NoIpv6 {
+        /// The first IPv6 VIP.
+        vip: IpAddr,
+    },
+    /// A VIP is an address of the NIC.
+    #[error(
+        "{vip} is a VIP and an address of {interface}: the kernel would answer for it; remove it \
+         from the interface"
+    )]
+    VipOnNic {
+        /// The VIP.
+        vip: IpAddr,
+        /// The NIC.
+        interface: String,
+    },
+    /// The routing table for egress is in use.
+    #[error("routing table {table} has a default route already; choose another for egress")]
+    TableTaken {
+        /// The table.
+        table: u32,
+    },
+    /// There is such a policy rule, not of ours.
+    #[error("{rule}: there is such a policy rule already; remove it, or choose another priority")]
+    RuleTaken {
+        /// The rule.
+        rule: String,
+    },
+    /// What a killed process left cannot be undone.
+    #[error("interface {interface}: what a killed vipdp left cannot be undone: {failed}")]
+    Left {
+        /// The interface.
+        interface: String,
+        /// What could not be put back.
+        failed: String,
+    },
+    /// An interface is missing or unfit.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The kernel refused a change.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+/// What vipdp wants of the host.
+#[derive(Clone, Debug)]
+pub struct HostPlan {
+    /// The NIC on the VIPs' segment.
+    pub interface: String,
+    /// The TAP, already [made](crate::tap::Tap::create).
+    pub tap: String,
+    /// The service addresses.
+    pub vips: Vec<IpAddr>,
+    /// Whether the VIPs resolve to a group MAC.
+    pub group_mac: bool,
+    /// Whether workers poll the NIC's queues in place of its interrupts.
+    pub busy_poll: bool,
+    /// Replies leave by the TAP and the data plane; `None`: by the NIC, past the data plane.
+    pub egress_tap: Option<EgressTap>,
+    /// Directory of the state file and its lock; one of the network namespace's own. Made if
+    /// missing.
+    pub state_dir: PathBuf,
+}
+
+/// How the host's replies find the TAP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EgressTap {
+    /// The routing table that holds the default routes through the TAP, and nothing else.
+    pub table: u32,
+    /// The priority of the policy rules `from VIP lookup TABLE`: after `local`, before `main`.
+    pub priority: u32,
+}
+
+impl Default for EgressTap {
+    fn default() -> Self {
+        Self { table: 7_653, priority: 7_653 }
+    }
+}
+
+/// What undoing did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What was put back.
+    pub restored: Vec<String>,
+    /// What was left as it is, because somebody else changed it since.
+    pub left_alone: Vec<String>,
+    /// What could not be put back; the state file stays.
+    pub failed: Vec<String>,
+}
+
+/// The host, set up. Put back by [`restore`](Self::restore), or when this is dropped.
+pub struct HostGuard {
+    changes: Changes,
+    /// None once restored.
+    file: Option<StateFile>,
+    tap: Link,
+}
+
+impl std::fmt::Debug for HostGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostGuard").field("file", &self.file).field("tap", &self.tap).finish()
+    }
+}
+
+impl HostPlan {
+    /// Makes the plan true, after undoing what a killed process left.
+    ///
+    /// # Errors
+    /// When something is refused; then everything that was done is undone, and the TAP is gone.
+    pub fn apply(&self) -> Result<HostGuard, HostError> {
+        let mut changes = Changes::new()?;
+        let nic = Link::read(&self.interface)?;
+        let tap = changes.find(&self.tap)?;
+        if let Some(&vip) = self.vips.iter().find(|&&vip| nic.has(vip)) {
+            return Err(HostError::VipOnNic { vip, interface: nic.name });
+        }
+        let (mut file, is_left) = StateFile::open(&self.state_dir, &self.interface)?;
+        if is_left {
+            let mut report = Report::default();
+            changes.undo(&file.state, &mut report);
+            report.log();
+            if !report.failed.is_empty() {
+                let (interface, failed) = (nic.name, report.failed.join("; "));
+                return Err(HostError::Left { interface, failed });
+            }
+        }
+        file.begin()?;
+        let mut guard = HostGuard { changes, file: Some(file), tap };
+        guard.set_nic(self, &nic.name)?;
+        guard.set_tap(self, nic.mtu)?;
+        if let Some(egress) = self.egress_tap {
+            guard.add_egress(self, egress)?;
+        }
+        Ok(guard)
+    }
+
+    fn has_ipv6(&self) -> bool {
+        self.vips.iter().any(IpAddr::is_ipv6)
+    }
+
+    /// The TAP's own settings, in the order in which they are made. They go with it.
+    fn tap_settings(&self) -> Result<Vec<(Setting, &'static str)>, HostError> {
+        let v4 = |key: &str| Setting::new(Area::Ipv4, &self.tap, key);
+        let v6 = |key: &str| Setting::new(Area::Ipv6, &self.tap, key);
+        // Clients' routes lead to the NIC, not to the TAP: with 1, the kernel would drop all their
+        // packets. The larger one of `all` and the TAP counts, so where `all` is not 0 the loose
+        // check, 2, is the weakest there is; it takes a route to the client, which replies need
+        // as well.
+        let filter = Setting::new(Area::Ipv4, "all", "rp_filter");
+        let all = filter.read().map_err(|source| failed(&filter, source))?;
+        let mut settings =
+            vec![(v4("rp_filter"), if all == "0" { "0" } else { "2" }), (v4("forwarding"), "0")];
+        if self.has_ipv6() {
+            settings.extend([
+                (v6("disable_ipv6"), "0"),
+                // No link-local address.
+                (v6("addr_gen_mode"), "1"),
+                (v6("accept_ra"), "0"),
+                (v6("autoconf"), "0"),
+                (v6("accept_dad"), "0"),
+                (v6("dad_transmits"), "0"),
+                (v6("forwarding"), "0"),
+            ]);
+        } else if v6("disable_ipv6").read().is_ok() {
+            settings.push((v6("disable_ipv6"), "1"));
+        }
+        Ok(settings)
+    }
+}
+
+impl HostGuard {
+    /// The TAP, with the MAC address and the MTU that it was given.
+    pub fn tap(&self) -> &Link {
+        &self.tap
+    }
+
+    /// Puts the host back: removes the TAP, then everything in the state file, then the file.
+    ///
+    /// # Errors
+    /// When the state file cannot be removed. What could not be put back is in the report.
+    pub fn restore(mut self) -> Result<Report, HostError> {
+        self.undo()
+    }
+
+    fn undo(&mut self) -> Result<Report, HostError> {
+        let Some(file) = self.file.take() else { return Ok(Report::default()) };
+        let mut report = Report::default();
+        // First the addresses, while the kernel is still told not to answer for them.
+        self.changes.remove_tap(&self.tap, &mut report);
+        self.changes.undo(&file.state, &mut report);
+        report.log();
+        if report.failed.is_empty() {
+            file.remove()?;
+        }
+        Ok(report)
+    }
+
+    fn file(&mut self) -> &mut StateFile {
+        self.file.as_mut().expect("a guard has its state file until it restores")
+    }
+
+    fn set_nic(&mut self, plan: &HostPlan, nic: &str) -> Result<(), HostError> {
+        if let Some(&vip) = plan.vips.iter().find(|vip| vip.is_ipv6())
+            && Setting::new(Area::Ipv6, nic, "disable_ipv6").read().is_err()
+        {
+            return Err(HostError::NoIpv6 { vip });
+        }
+        // Any value but 0 keeps the kernel from answering for an address of scope host on another
+        // interface, and the larger one of `all` and the NIC counts.
+        self.raise(Setting::new(Area::Ipv4, nic, "arp_ignore"), 1)?;
+        self.raise(Setting::new(Area::Ipv4, nic, "arp_announce"), 2)?;
+        if plan.group_mac {
+            for area in [Area::Ipv4, Area::Ipv6] {
+                if area == Area::Ipv4 || plan.has_ipv6() {
+                    self.raise(Setting::new(area, nic, "drop_unicast_in_l2_multicast"), 1)?;
+                }
+            }
+        }
+        if plan.busy_poll {
+            for (key, value) in NAPI_SETTINGS {
+                self.set(Setting::new(Area::Device, nic, key), value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets a setting unless its effective value is as high already.
+    fn raise(&mut self, setting: Setting, value: u32) -> Result<(), HostError> {
+        let effective = setting.read_effective().map_err(|source| failed(&setting, source))?;
+        if effective >= value { Ok(()) } else { self.set(setting, &value.to_string()) }
+    }
+
+    /// Sets a setting that outlives us: first in the state file, then on the host.
+    fn set(&mut self, setting: Setting, value: &str) -> Result<(), HostError> {
+        let original = setting.read().map_err(|source| failed(&setting, source))?;
+        if original == value {
+            return Ok(());
+        }
+        let file = self.file();
+        file.state.settings.push(Change {
+            setting: setting.clone(),
+            original,
+            ours: value.to_owned(),
+        });
+        file.save()?;
+        setting.write(value).map_err(|source| failed(&setting, source))
+    }
+
+    /// Gives the TAP its settings, the VIPs and the state up, in this order.
+    fn set_tap(&mut self, plan: &HostPlan, mtu: u32) -> Result<(), HostError> {
+        for (setting, value) in plan.tap_settings()? {
+            setting.write(value).map_err(|source| failed(&setting, source))?;
+        }
+        self.changes.set_up_tap(&self.tap, mtu)?;
+        for &vip in &plan.vips {
+            self.changes.add_vip(self.tap.index, vip)?;
+        }
+        self.tap = Link::read(&plan.tap)?;
+        Ok(())
+    }
+
+    /// Leads packets from the VIPs to the TAP.
+    fn add_egress(&mut self, plan: &HostPlan, egress: EgressTap) -> Result<(), HostError> {
+        let mut families: Vec<IpAddr> = Vec::new();
+        for &vip in &plan.vips {
+            if !families.iter().any(|one| one.is_ipv4() == vip.is_ipv4()) {
+                families.push(vip);
+            }
+        }
+        for family in families {
+            self.changes.add_default_route(family, self.tap.index, egress.table)?;
+        }
+        for &source in &plan.vips {
+            let rule = Rule { source, table: egress.table, priority: egress.priority };
+            let file = self.file();
+            file.state.rules.push(rule);
+            file.save()?;
+            let added = self.changes.add_rule(&rule);
+            if let Err(HostError::RuleTaken { .. }) = added {
+                // It is not ours to remove.
+                self.file().state.rules.pop();
+                self.file().save()?;
+            }
+            added?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for HostGuard {
+    fn drop(&mut self) {
+        if let Err(error) = self.undo() {
+            tracing::warn!(%error, "the host is not put back");
+        }
+    }
+}
+
+/// Undoes what a killed vipdp left on the host.
+///
+/// # Errors
+/// When a vipdp serves the interface now, or the state file cannot be read or removed.
+pub fn cleanup(state_dir: &Path, interface: &str) -> Result<Report, HostError> {
+    let mut report = Report::default();
+    if !state_dir.exists() {
+        return Ok(report);
+    }
+    let (file, is_left) = StateFile::open(state_dir, interface)?;
+    if is_left {
+        Changes::new()?.undo(&file.state, &mut report);
+        report.log();
+    }
+    if report.failed.is_empty() {
+        file.remove()?;
+    }
+    Ok(report)
+}
+
+fn failed(setting: &Setting, source: io::Error) -> HostError {
+    HostError::Setting { setting: setting.to_string(), source }
+}
+
+impl Report {
+    fn log(&self) {
+        for what in &self.restored {
+            tracing::info!("put back: {what}");
+        }
+        for what in &self.left_alone {
+            tracing::warn!("left alone: {what}");
+        }
+        for what in &self.failed {
+            tracing::warn!("not put back: {what}");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What vipdp changed and the kernel does not undo by itself, on disk.
+//!
+//! ```text
+//!   STATE_DIR/eth0.lock    held with flock(2) for the life of the process; its content is the pid
+//!   STATE_DIR/eth0.state   JSON; written whole, synced and renamed before each change it tells of
+//! ```
+//!
+//! Always: a change that stands on the host stands in the file. The reverse need not hold, since a
+//! process can die between the two: undoing looks at the host first.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::HostError;
+use super::setting::Setting;
+
+/// The file's format; another one is not read.
+const FORMAT: u32 = 1;
+
+/// The changes of one process to the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct State {
+    format: u32,
+    /// Changes do not outlive a boot, but the file may: it tells which boot they were of.
+    boot: String,
+    pid: u32,
+    pub(super) settings: Vec<Change>,
+    pub(super) rules: Vec<Rule>,
+}
+
+/// A setting, as it was and as we made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    pub(super) setting: Setting,
+    pub(super) original: String,
+    pub(super) ours: String,
+}
+
+/// A policy rule of ours: `from SOURCE lookup TABLE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rule {
+    pub(super) source: IpAddr,
+    pub(super) table: u32,
+    pub(super) priority: u32,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, table, priority } = self;
+        write!(f, "rule {priority}: from {source} lookup {table}")
+    }
+}
+
+/// The state file of one interface, locked.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    path: PathBuf,
+    lock_path: PathBuf,
+    _lock: Flock<File>,
+    pub(super) state: State,
+}
+
+impl StateFile {
+    /// Locks the interface's state file, and reads what an earlier process left in it.
+    ///
+    /// The flag is true when something was left.
+    pub(super) fn open(directory: &Path, interface: &str) -> Result<(Self, bool), HostError> {
+        let failed = |path: &Path, source| HostError::State { path: path.to_owned(), source };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(directory)
+            .map_err(|source| failed(directory, source))?;
+        let path = directory.join(format!("{interface}.state"));
+        let lock_path = directory.join(format!("{interface}.lock"));
+        let lock = lock(&lock_path, interface)?;
+        let boot = boot_id().map_err(|source| failed(Path::new(BOOT_ID), source))?;
+
+        let left = match fs::read(&path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(failed(&path, source)),
+        };
+        let left = match left {
+            None => None,
+            Some(bytes) => Some(State::parse(&bytes).map_err(|reason| HostError::Unreadable {
+                path: path.clone(),
+                interface: interface.to_owned(),
+                reason,
+            })?),
+        };
+        let left = left.filter(|state| state.boot == boot);
+        let is_left = left.is_some();
+        let new = State {
+            format: FORMAT,
+            boot,
+            pid: std::process::id(),
+            settings: Vec::new(),
+            rules: Vec::new(),
+        };
+        Ok((Self { path, lock_path, _lock: lock, state: left.unwrap_or(new) }, is_left))
+    }
+
+    /// Forgets what an earlier process left; to be called when it has been undone.
+    pub(super) fn begin(&mut self) -> Result<(), HostError> {
+        self.state.settings.clear();
+        self.state.rules.clear();
+        self.state.pid = std::process::id();
+        self.save()
+    }
+
+    /// Writes the file: all of it or nothing, and on the disk when this returns.
+    pub(super) fn save(&self) -> Result<(), HostError> {
+        let save = || -> io::Result<()> {
+            let temporary = self.path.with_extension("state.new");
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&temporary)?;
+            serde_json::to_writer_pretty(&mut file, &self.state)?;
+            file.write_all(b"\n")?;
+            file.sync_all()?;
+            fs::rename(&temporary, &self.path)?;
+            File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        };
+        save().map_err(|source| HostError::State { path: self.path.clone(), source })
+    }
+
+    /// Removes the file and the lock's: nothing is left to undo.
+    pub(super) fn remove(self) -> Result<(), HostError> {
+        for path in [&self.path, &self.lock_path] {
+            match fs::remove_file(path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(HostError::State { path: path.clone(), source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let state: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if state.format != FORMAT {
+            return Err(format!("its format is {}, not {FORMAT}", state.format));
+        }
+        if let Some(odd) = state.settings.iter().find(|change| !change.setting.is_plain()) {
+            return Err(format!("{} is not a setting of an interface", odd.setting));
+        }
+        Ok(state)
+    }
+}
+
+/// Takes the lock, or says who holds it.
+fn lock(path: &Path, interface: &str) -> Result<Flock<File>, HostError> {
+    let failed = |source| HostError::State { path: path.to_owned(), source };
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(path)
+            .map_err(failed)?;
+        let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((mut file, nix::Error::EWOULDBLOCK)) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder).map_err(failed)?;
+                return Err(HostError::Running {
+                    interface: interface.to_owned(),
+                    pid: holder.trim().to_owned(),
+                });
+            }
+            Err((_, errno)) => return Err(failed(errno.into())),
+        };
+        // The holder before us removes the file before it lets go: what we locked may no longer
+        // be what the name stands for.
+        let ours = lock.metadata().map_err(failed)?;
+        if fs::metadata(path).is_ok_and(|named| named.ino() == ours.ino()) {
+            lock.set_len(0).and_then(|()| lock.rewind()).map_err(failed)?;
+            writeln!(lock, "{}", std::process::id()).map_err(failed)?;
+            return Ok(lock);
+        }
+    }
+}
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string(BOOT_ID)?.trim_end().to_owned())
+}

@@ -1,0 +1,226 @@
+//! Facts about a network interface.
+//!
+//! Everything is read when it is asked for and nothing is cached: a link flaps, is renamed, gets
+//! another MTU or more queues while vipdp runs.
+
+pub(crate) mod netlink;
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, State as LinkState,
+};
+use vipdp_core::wire::ethernet::MacAddr;
+
+use netlink::Netlink;
+pub use netlink::NetlinkError;
+
+/// Why an interface's facts cannot be had, or make it useless.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// There is none of that name.
+    #[error("interface {name}: there is none of that name; this host has {existing}")]
+    Missing {
+        /// The name that was asked for.
+        name: String,
+        /// The names that are there.
+        existing: String,
+    },
+    /// It does not carry Ethernet frames.
+    #[error("interface {name}: it is not an Ethernet interface; name the one of the VIPs' segment")]
+    NotEthernet {
+        /// The interface.
+        name: String,
+    },
+    /// It is administratively down.
+    #[error("interface {name}: it is down; `ip link set {name} up` starts it")]
+    Down {
+        /// The interface.
+        name: String,
+    },
+    /// It is up and has no carrier.
+    #[error("interface {name}: it has no carrier; check the cable and the switch port")]
+    NoCarrier {
+        /// The interface.
+        name: String,
+    },
+    /// Its directory in sysfs cannot be read.
+    #[error("interface {name}: {path}: {source}; /sys must be mounted in this network namespace")]
+    Sysfs {
+        /// The interface.
+        name: String,
+        /// The file or directory.
+        path: String,
+        /// The kernel's error.
+        source: io::Error,
+    },
+    /// The kernel did not answer.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+/// What the kernel says of an Ethernet interface at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Its index, unique within the network namespace.
+    pub index: u32,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// The largest IP packet that it carries, in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether it can carry frames now: operational state up, or unknown (drivers that do not say).
+    pub running: bool,
+    /// How many users want it promiscuous.
+    pub promiscuity: u32,
+    /// Its addresses and their prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+impl Link {
+    /// Reads the facts of the interface called `name`.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it is not Ethernet.
+    pub fn read(name: &str) -> Result<Self, LinkError> {
+        let mut netlink = Netlink::open()?;
+        let mut link = Self::find(&mut netlink, name)?;
+        link.addresses = addresses(&mut netlink, link.index)?;
+        Ok(link)
+    }
+
+    /// The facts but the addresses.
+    pub(crate) fn find(netlink: &mut Netlink, name: &str) -> Result<Self, LinkError> {
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::IfName(name.into()));
+        let answer = netlink
+            .get(&format!("interface {name}"), RouteNetlinkMessage::GetLink(request))
+            .map_err(|error| match error.errno() {
+                Some(libc::ENODEV | libc::EINVAL | libc::ERANGE) => {
+                    LinkError::Missing { name: name.into(), existing: interfaces().join(", ") }
+                }
+                _ => LinkError::Netlink(error),
+            })?;
+        let message = answer.into_iter().find_map(|message| match message {
+            RouteNetlinkMessage::NewLink(message) => Some(message),
+            _ => None,
+        });
+        message
+            .and_then(|message| Self::from_message(&message))
+            .ok_or_else(|| LinkError::NotEthernet { name: name.into() })
+    }
+
+    fn from_message(message: &LinkMessage) -> Option<Self> {
+        if message.header.link_layer_type != LinkLayerType::Ether {
+            return None;
+        }
+        let up = message.header.flags.contains(LinkFlags::Up);
+        let mut link = Self {
+            name: String::new(),
+            index: message.header.index,
+            mac: MacAddr::default(),
+            mtu: 0,
+            up,
+            running: false,
+            promiscuity: 0,
+            addresses: Vec::new(),
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Address(mac) => {
+                    link.mac = MacAddr(mac.as_slice().try_into().ok()?);
+                }
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::Promiscuity(promiscuity) => link.promiscuity = *promiscuity,
+                LinkAttribute::OperState(state) => {
+                    link.running = up && matches!(state, LinkState::Up | LinkState::Unknown);
+                }
+                _ => {}
+            }
+        }
+        Some(link)
+    }
+
+    /// Whether it has this address.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|&(own, _)| own == address)
+    }
+
+    /// Says what keeps the interface from carrying frames.
+    ///
+    /// # Errors
+    /// When it is down or has no carrier.
+    pub fn require_running(&self) -> Result<(), LinkError> {
+        match (self.up, self.running) {
+            (true, true) => Ok(()),
+            (true, false) => Err(LinkError::NoCarrier { name: self.name.clone() }),
+            (false, _) => Err(LinkError::Down { name: self.name.clone() }),
+        }
+    }
+
+    /// How many receive queues it has now. Attaching an XDP program can change the number.
+    ///
+    /// # Errors
+    /// When sysfs of this network namespace is not at /sys.
+    pub fn rx_queues(&self) -> Result<u32, LinkError> {
+        let path = format!("/sys/class/net/{}/queues", self.name);
+        let count = || -> io::Result<u32> {
+            let mut queues = 0;
+            for entry in fs::read_dir(&path)? {
+                queues += u32::from(entry?.file_name().to_string_lossy().starts_with("rx-"));
+            }
+            Ok(queues)
+        };
+        count().map_err(|source| LinkError::Sysfs { name: self.name.clone(), path, source })
+    }
+
+    /// The name of its driver; `None` where there is no device behind it, as with a veth.
+    pub fn driver(&self) -> Option<String> {
+        let target = fs::read_link(format!("/sys/class/net/{}/device/driver", self.name)).ok()?;
+        Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+}
+
+/// The names of the interfaces of this network namespace, sorted.
+fn interfaces() -> Vec<String> {
+    let mut names: Vec<String> = nix::net::if_::if_nameindex()
+        .map(|list| list.iter().map(|one| one.name().to_string_lossy().into_owned()).collect())
+        .unwrap_or_default();
+    names.sort();
+    names
+}
+
+/// The addresses of the interface with this index.
+fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<(IpAddr, u8)>, NetlinkError> {
+    let mut request = AddressMessage::default();
+    request.header.index = index;
+    let answer = netlink.dump("list addresses", &RouteNetlinkMessage::GetAddress(request))?;
+    let mut addresses = Vec::new();
+    for message in answer {
+        let RouteNetlinkMessage::NewAddress(message) = message else { continue };
+        if message.header.index != index {
+            continue;
+        }
+        // IPv4 has the interface's own address in LOCAL, where ADDRESS may be the other end of a
+        // point-to-point link; IPv6 has it in ADDRESS alone.
+        let mut own = None;
+        for attribute in &message.attributes {
+            match attribute {
+                AddressAttribute::Local(address) => own = Some(*address),
+                AddressAttribute::Address(address) => own = own.or(Some(*address)),
+                _ => {}
+            }
+        }
+        addresses.extend(own.map(|address| (address, message.header.prefix_len)));
+    }
+    addresses.sort_unstable();
+    Ok(addresses)
+}
