@@ -1,1 +1,473 @@
-//! To be filled.
+//! The verdict on one packet, as a function of the snapshot, the flow table and the time.
+//!
+//! Two steps, so that a worker can run the first over a whole burst and pull all flows' cache lines
+//! in before it starts on the second:
+//!
+//! ```text
+//!   Parsed --lookup--> Lookup: settled already, or a bucket and what to ask the flow table
+//!          --decide--> Verdict
+//! ```
+//!
+//! The rules are those of the `shared-mac` mode: every node sees every frame, a flow that is tracked
+//! here stays here, everything new goes by who owns the client's bucket.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::bucket::Bucket;
+use crate::flow::{FlowKey, FlowState, FlowTable, Inserted, Seconds};
+use crate::hash::HashInput;
+use crate::parse::{
+    Arp, Fragment, IpPacket, NeighborAdvertisement, NeighborSolicitation, Parsed, Payload, Ports,
+    Quoted, TcpFlags, Transport,
+};
+use crate::snapshot::{Holding, Service, Snapshot};
+use crate::verdict::{DropReason, ReplyKind, Verdict};
+use crate::wire::ethernet::MacAddr;
+use crate::wire::protocol::{TCP, UDP};
+
+/// The time of a burst, read once: the same instant in the two units that verdicts use.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Monotonic clock, nanoseconds: for the lease.
+    pub ns: u64,
+    /// The same in the flow table's seconds.
+    pub seconds: Seconds,
+}
+
+impl Now {
+    /// The instant `ns` nanoseconds into the monotonic clock.
+    pub fn of_ns(ns: u64) -> Self {
+        Self { ns, seconds: Seconds::of_ns(ns) }
+    }
+}
+
+/// What [`lookup`] found out about a packet without the flow table.
+#[derive(Clone, Copy, Debug)]
+pub enum Lookup {
+    /// The verdict does not depend on anything else.
+    Settled(Verdict),
+    /// A question for a VIP's MAC address, answered by the owner of the asker's bucket.
+    Question {
+        /// The asker's bucket.
+        bucket: Bucket,
+        /// The answer's kind.
+        reply: ReplyKind,
+    },
+    /// An IP packet to a VIP.
+    Packet {
+        /// The client's bucket.
+        bucket: Bucket,
+        /// What the flow table has to do with it.
+        tracking: Tracking,
+        /// Where the later fragments of this datagram will look for its verdict.
+        fragment: Option<FlowKey>,
+        /// Whether another member sent it on to us.
+        forwarded: bool,
+    },
+}
+
+/// What the flow table has to do with a packet.
+#[derive(Clone, Copy, Debug)]
+pub enum Tracking {
+    /// Nothing: the bucket decides.
+    Untracked,
+    /// A TCP segment.
+    Tcp(FlowKey, TcpFlags),
+    /// A datagram of a sticky service: a new flow is entered.
+    Sticky(FlowKey),
+    /// A packet that belongs to a flow if there is one, and else goes by its bucket.
+    IfKnown(FlowKey),
+    /// A later fragment where only the first one can tell the bucket.
+    FirstFragmentDecides(FlowKey),
+}
+
+impl Lookup {
+    /// The flow whose cache line [`decide`] will read.
+    pub fn flow(&self) -> Option<FlowKey> {
+        match *self {
+            Self::Packet { tracking, .. } => match tracking {
+                Tracking::Untracked => None,
+                Tracking::Tcp(key, _)
+                | Tracking::Sticky(key)
+                | Tracking::IfKnown(key)
+                | Tracking::FirstFragmentDecides(key) => Some(key),
+            },
+            _ => None,
+        }
+    }
+}
+
+/// Finds the bucket of a packet and the key of its flow: all the hashing there is.
+pub fn lookup(service: &Service, flows: &FlowTable, parsed: &Parsed) -> Lookup {
+    if parsed.vlan != service.vlan {
+        return dropped(DropReason::WrongVlan);
+    }
+    match &parsed.payload {
+        Payload::Ip(packet) => lookup_ip(service, flows, parsed, packet),
+        Payload::Arp(arp) => lookup_arp(service, parsed, arp),
+        Payload::NeighborSolicitation(request) => lookup_solicitation(service, parsed, request),
+        Payload::NeighborAdvertisement(heard) => lookup_advertisement(service, heard),
+    }
+}
+
+const fn dropped(reason: DropReason) -> Lookup {
+    Lookup::Settled(Verdict::Drop(reason))
+}
+
+/// Questions come to a group address, or to where an earlier answer said: the shared address.
+fn question_is_for_us(dst: MacAddr, shared: MacAddr, own: MacAddr) -> bool {
+    dst.is_group() || dst == shared || dst == own
+}
+
+fn lookup_arp(service: &Service, parsed: &Parsed, arp: &Arp) -> Lookup {
+    let shared = service.shared_mac.v4;
+    if service.vips.contains_v4(arp.sender_ip) {
+        // Our own answers name the shared address, and a switch that knows no port for the
+        // asker floods them to us.
+        let ours = arp.sender_mac == shared;
+        return dropped(if ours { DropReason::NotARequest } else { DropReason::ForeignClaim });
+    }
+    if !arp.is_request {
+        return dropped(DropReason::NotARequest);
+    }
+    if !service.vips.contains_v4(arp.target_ip) {
+        return dropped(DropReason::NotVip);
+    }
+    if !question_is_for_us(parsed.dst, shared, service.own_mac) {
+        return dropped(DropReason::WrongMac);
+    }
+    Lookup::Question { bucket: asker(service, IpAddr::V4(arp.sender_ip)), reply: ReplyKind::Arp }
+}
+
+fn lookup_solicitation(
+    service: &Service,
+    parsed: &Parsed,
+    request: &NeighborSolicitation,
+) -> Lookup {
+    if !service.vips.contains_v6(request.target) {
+        return dropped(DropReason::NotVip);
+    }
+    if !question_is_for_us(parsed.dst, service.shared_mac.v6, service.own_mac) {
+        return dropped(DropReason::WrongMac);
+    }
+    Lookup::Question {
+        bucket: asker(service, IpAddr::V6(request.src)),
+        reply: ReplyKind::NeighborAdvertisement,
+    }
+}
+
+fn lookup_advertisement(service: &Service, heard: &NeighborAdvertisement) -> Lookup {
+    if !service.vips.contains_v6(heard.target) {
+        return dropped(DropReason::NotVip);
+    }
+    let ours = heard.target_mac == Some(service.shared_mac.v6);
+    dropped(if ours { DropReason::NotARequest } else { DropReason::ForeignClaim })
+}
+
+/// The bucket of one who asks for a VIP's MAC address. A probe comes from the unspecified address
+/// and still has one bucket, so one node answers it.
+fn asker(service: &Service, address: IpAddr) -> Bucket {
+    Bucket::of_hash(service.client_hash.hash(address, 0))
+}
+
+fn lookup_ip(service: &Service, flows: &FlowTable, parsed: &Parsed, packet: &IpPacket) -> Lookup {
+    if !service.vips.contains(packet.dst) {
+        return dropped(DropReason::NotVip);
+    }
+    let shared = match packet.dst {
+        IpAddr::V4(_) => service.shared_mac.v4,
+        IpAddr::V6(_) => service.shared_mac.v6,
+    };
+    if parsed.dst != shared && parsed.dst != service.own_mac {
+        return dropped(DropReason::WrongMac);
+    }
+    let forwarded = parsed.dst == service.own_mac
+        && service.peer_macs.iter().any(|&mac| mac == Some(parsed.src));
+
+    let (hash, tracking) = match packet.transport {
+        Transport::Tcp(ports, flags) => {
+            let (hash, key) = flow_of(service, flows, packet.src, packet.dst, TCP, ports);
+            (hash, Tracking::Tcp(key, flags))
+        }
+        Transport::Udp(ports) => lookup_udp(service, flows, packet, ports),
+        Transport::IcmpError(quoted) => {
+            if !service.vips.contains(quoted.src) {
+                return dropped(DropReason::NotVip);
+            }
+            lookup_quoted(service, flows, &quoted)
+        }
+        Transport::LaterFragment => {
+            let hash = service.client_hash.hash(packet.src, 0);
+            let key = fragment_key(flows, hash, packet).expect("a later fragment is a fragment");
+            match service.client_hash.input() {
+                HashInput::Address => (hash, Tracking::IfKnown(key)),
+                HashInput::AddressAndPort => (hash, Tracking::FirstFragmentDecides(key)),
+            }
+        }
+        Transport::EchoRequest | Transport::Other => {
+            (service.client_hash.hash(packet.src, 0), Tracking::Untracked)
+        }
+    };
+    let fragment = match (packet.fragment, service.client_hash.input()) {
+        (Fragment::First { .. }, HashInput::Address) => fragment_key(flows, hash, packet),
+        (Fragment::First { .. }, HashInput::AddressAndPort) => {
+            fragment_key(flows, service.client_hash.hash(packet.src, 0), packet)
+        }
+        _ => None,
+    };
+    Lookup::Packet { bucket: Bucket::of_hash(hash), tracking, fragment, forwarded }
+}
+
+/// UDP moves with its bucket, unless its port is sticky. Where the host's own flows leave by us,
+/// an answer to one of them must be told from a client's request.
+fn lookup_udp(
+    service: &Service,
+    flows: &FlowTable,
+    packet: &IpPacket,
+    ports: Ports,
+) -> (u64, Tracking) {
+    if service.sticky_udp_ports.binary_search(&ports.dst).is_ok() {
+        let (hash, key) = flow_of(service, flows, packet.src, packet.dst, UDP, ports);
+        (hash, Tracking::Sticky(key))
+    } else if service.egress.is_some() {
+        let (hash, key) = flow_of(service, flows, packet.src, packet.dst, UDP, ports);
+        (hash, Tracking::IfKnown(key))
+    } else {
+        (service.client_hash.hash(packet.src, ports.src), Tracking::Untracked)
+    }
+}
+
+/// An ICMP error concerns the flow of the packet that it quotes, which the VIP sent: its client is
+/// the quoted destination, while the error itself may come from any router on the way.
+fn lookup_quoted(service: &Service, flows: &FlowTable, quoted: &Quoted) -> (u64, Tracking) {
+    match quoted.ports {
+        Some(Ports { src: vip_port, dst: client_port }) => {
+            let ports = Ports { src: client_port, dst: vip_port };
+            let (hash, key) =
+                flow_of(service, flows, quoted.dst, quoted.src, quoted.protocol, ports);
+            (hash, Tracking::IfKnown(key))
+        }
+        None => (service.client_hash.hash(quoted.dst, 0), Tracking::Untracked),
+    }
+}
+
+fn flow_of(
+    service: &Service,
+    flows: &FlowTable,
+    client: IpAddr,
+    vip: IpAddr,
+    protocol: u8,
+    ports: Ports,
+) -> (u64, FlowKey) {
+    let hash = service.client_hash.hash(client, ports.src);
+    (hash, flows.key(hash, ports.src, vip, ports.dst, protocol))
+}
+
+fn fragment_key(flows: &FlowTable, hash: u64, packet: &IpPacket) -> Option<FlowKey> {
+    match packet.fragment {
+        Fragment::Whole => None,
+        Fragment::First { id } | Fragment::Later { id } => {
+            Some(flows.fragment_key(hash, packet.dst, packet.protocol, id))
+        }
+    }
+}
+
+/// A verdict, and what it did to the flow table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What becomes of the packet.
+    pub verdict: Verdict,
+    /// What the flow table said to a new flow, if there was one.
+    pub inserted: Option<Inserted>,
+}
+
+impl From<Verdict> for Decision {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, inserted: None }
+    }
+}
+
+/// Decides what becomes of the packet that `lookup` describes.
+pub fn decide(snapshot: &Snapshot, flows: &FlowTable, now: Now, lookup: &Lookup) -> Decision {
+    match *lookup {
+        Lookup::Settled(verdict) => verdict.into(),
+        Lookup::Question { bucket, reply } => decide_question(snapshot, now, bucket, reply).into(),
+        Lookup::Packet { bucket, tracking, fragment, forwarded } => {
+            let holding = snapshot.holdings.get(bucket);
+            let by_bucket = || decide_new(snapshot, now, holding, forwarded);
+            let decision = match tracking {
+                Tracking::Untracked => by_bucket().into(),
+                Tracking::Tcp(key, flags) => decide_tcp(flows, now, bucket, key, flags, by_bucket),
+                Tracking::Sticky(key) => match flows.refresh(key, now.seconds, FlowState::Datagram)
+                {
+                    Some(_) => Verdict::Pass.into(),
+                    // Like a SYN: one datagram does not displace what is older.
+                    None => enter(flows, now, bucket, key, FlowState::Embryonic, by_bucket()),
+                },
+                Tracking::IfKnown(key) => match flows.lookup(key, now.seconds) {
+                    Some(_) => Verdict::Pass.into(),
+                    None => by_bucket().into(),
+                },
+                Tracking::FirstFragmentDecides(key) => match flows.lookup(key, now.seconds) {
+                    Some(_) => Verdict::Pass.into(),
+                    None => Verdict::Drop(DropReason::FragmentOrphan).into(),
+                },
+            };
+            if let (Some(key), Verdict::Pass) = (fragment, decision.verdict) {
+                // Where it finds no room, the later fragments go by their bucket.
+                flows.insert(key, bucket, FlowState::Fragment, now.seconds);
+            }
+            decision
+        }
+    }
+}
+
+/// One node answers: the owner of the asker's bucket, and while it hands that over, still the giver.
+fn decide_question(snapshot: &Snapshot, now: Now, bucket: Bucket, reply: ReplyKind) -> Verdict {
+    match snapshot.holdings.get(bucket) {
+        Holding::Foreign => Verdict::Drop(DropReason::NotOwner),
+        _ if now.ns > snapshot.lease_until_ns => Verdict::Drop(DropReason::LeaseExpired),
+        Holding::Owned | Holding::Granted(_) => Verdict::Reply(reply),
+    }
+}
+
+/// Whatever no flow accounts for goes by who holds the bucket. What a member sends on to us, it
+/// sends because it is granting us the bucket: we serve it before we have heard the grant.
+fn decide_new(snapshot: &Snapshot, now: Now, holding: Holding, forwarded: bool) -> Verdict {
+    if holding == Holding::Foreign && !forwarded {
+        return Verdict::Drop(DropReason::NotOwner);
+    }
+    if now.ns > snapshot.lease_until_ns {
+        return Verdict::Drop(DropReason::LeaseExpired);
+    }
+    match holding {
+        // Sent on once already: never a second time, or two members could play ball with it.
+        Holding::Granted(_) if forwarded => Verdict::Pass,
+        Holding::Granted(slot) => Verdict::Forward(slot),
+        Holding::Owned | Holding::Foreign => Verdict::Pass,
+    }
+}
+
+/// A tracked connection stays here whoever owns its bucket. Of the others, only a SYN may start
+/// one; the rest belong to connections of other nodes, which see this segment too.
+fn decide_tcp(
+    flows: &FlowTable,
+    now: Now,
+    bucket: Bucket,
+    key: FlowKey,
+    flags: TcpFlags,
+    by_bucket: impl FnOnce() -> Verdict,
+) -> Decision {
+    let state = if flags.syn {
+        FlowState::Embryonic
+    } else if flags.fin || flags.rst {
+        FlowState::Closing
+    } else {
+        FlowState::Established
+    };
+    if flows.refresh(key, now.seconds, state).is_some() {
+        return Verdict::Pass.into();
+    }
+    if !flags.syn || flags.ack {
+        return Verdict::Drop(DropReason::NoFlow).into();
+    }
+    enter(flows, now, bucket, key, FlowState::Embryonic, by_bucket())
+}
+
+/// Enters a flow that `verdict` accepts. One that finds no room is dropped and comes again: without
+/// an entry its second packet would be dropped anyway.
+fn enter(
+    flows: &FlowTable,
+    now: Now,
+    bucket: Bucket,
+    key: FlowKey,
+    state: FlowState,
+    verdict: Verdict,
+) -> Decision {
+    if verdict != Verdict::Pass {
+        return verdict.into();
+    }
+    let inserted = flows.insert(key, bucket, state, now.seconds);
+    let verdict = match inserted {
+        Inserted::Full => Verdict::Drop(DropReason::FlowTableFull),
+        _ => Verdict::Pass,
+    };
+    Decision { verdict, inserted: Some(inserted) }
+}
+
+/// What becomes of a frame that the host sends by way of the data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EgressVerdict {
+    /// It leaves, to this MAC address.
+    Transmit(MacAddr),
+    /// Its next hop's MAC address must be found first.
+    Unresolved(IpAddr),
+    /// It must not leave.
+    Drop(DropReason),
+}
+
+/// Decides about a frame from the host, and tracks the flows that the host opens from a VIP: a TCP
+/// connection by its SYN, and a datagram to a client whose bucket is not ours, since the answer
+/// would otherwise be taken for another node's.
+pub fn decide_egress(
+    snapshot: &Snapshot,
+    flows: &FlowTable,
+    now: Now,
+    parsed: &Parsed,
+) -> EgressVerdict {
+    let service = &*snapshot.service;
+    let (Some(egress), Payload::Ip(packet)) = (&service.egress, &parsed.payload) else {
+        return EgressVerdict::Drop(DropReason::NotFromVip);
+    };
+    if !service.vips.contains(packet.src) {
+        return EgressVerdict::Drop(DropReason::NotFromVip);
+    }
+    if let Some(mac) = group_mac(packet.dst) {
+        return EgressVerdict::Transmit(mac);
+    }
+    match packet.transport {
+        Transport::Tcp(ports, flags) if flags.syn && !flags.ack => {
+            track_outgoing(service, flows, now, packet, ports, TCP, FlowState::Embryonic);
+        }
+        Transport::Udp(ports) => {
+            let hash = service.client_hash.hash(packet.dst, ports.dst);
+            if snapshot.holdings.get(Bucket::of_hash(hash)) != Holding::Owned {
+                track_outgoing(service, flows, now, packet, ports, UDP, FlowState::Datagram);
+            }
+        }
+        _ => {}
+    }
+    let Some(next_hop) = egress.next_hop(packet.dst) else {
+        return EgressVerdict::Drop(DropReason::NoNeighbor);
+    };
+    match egress.mac(next_hop) {
+        Some(mac) => EgressVerdict::Transmit(mac),
+        None => EgressVerdict::Unresolved(next_hop),
+    }
+}
+
+fn track_outgoing(
+    service: &Service,
+    flows: &FlowTable,
+    now: Now,
+    packet: &IpPacket,
+    ports: Ports,
+    protocol: u8,
+    state: FlowState,
+) {
+    let returning = Ports { src: ports.dst, dst: ports.src };
+    let (hash, key) = flow_of(service, flows, packet.dst, packet.src, protocol, returning);
+    if flows.refresh(key, now.seconds, state).is_none() {
+        // Without room the packet leaves all the same: its answer may still find us the owner.
+        flows.insert(key, Bucket::of_hash(hash), state, now.seconds);
+    }
+}
+
+/// The MAC address of an IP group (RFC 1112, section 6.4; RFC 2464, section 7).
+fn group_mac(address: IpAddr) -> Option<MacAddr> {
+    match address {
+        IpAddr::V4(Ipv4Addr::BROADCAST) => Some(MacAddr::BROADCAST),
+        IpAddr::V4(group) => MacAddr::of_ipv4_group(group),
+        IpAddr::V6(group) => MacAddr::of_ipv6_group(group),
+    }
+}

@@ -1,9 +1,7 @@
 //! The cluster's hash of client addresses.
 
-use std::hash::Hasher;
+use std::fmt;
 use std::net::IpAddr;
-
-use siphasher::sip::SipHasher13;
 
 /// What of a client goes into its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,16 +14,25 @@ pub enum HashInput {
 
 /// The hash of client addresses: SipHash-1-3 under the cluster's key, so that nobody outside can
 /// choose addresses that all fall to one node.
-#[derive(Clone, Copy, Debug)]
+///
+/// Hashed are the address in network byte order, 4 or 16 bytes, and with
+/// [`HashInput::AddressAndPort`] the port behind it, 2 bytes in network byte order. The four
+/// lengths that there are go into SipHash's last block, so the families never meet.
+///
+/// The rounds are written out here for these four lengths. A general implementation collects bytes
+/// into words first, and that costs more than the rounds do; it is the tests' oracle.
+#[derive(Clone, Copy)]
 pub struct ClientHash {
-    hasher: SipHasher13,
+    /// The state after the key and before the first word.
+    keyed: Sip,
+    /// What goes into the hash.
     input: HashInput,
 }
 
 impl ClientHash {
     /// The hash under `key`, the same on all nodes.
     pub fn new(key: [u8; 16], input: HashInput) -> Self {
-        Self { hasher: SipHasher13::new_with_key(&key), input }
+        Self { keyed: Sip::keyed(key), input }
     }
 
     /// What goes into the hash.
@@ -35,15 +42,205 @@ impl ClientHash {
 
     /// The hash of a client. `port` is taken into account only with
     /// [`HashInput::AddressAndPort`]; a packet without ports passes 0.
+    #[inline]
     pub fn hash(&self, client: IpAddr, port: u16) -> u64 {
-        let mut hasher = self.hasher;
+        // SipHash reads its input as little-endian words.
+        let (port, port_len) = match self.input {
+            HashInput::Address => (0, 0),
+            HashInput::AddressAndPort => (u64::from(port.swap_bytes()), 2),
+        };
+        match client {
+            IpAddr::V4(address) => {
+                let address = u64::from(u32::from_le_bytes(address.octets()));
+                self.keyed.finish(port << 32 | address, 4 + port_len)
+            }
+            IpAddr::V6(address) => {
+                let address = u128::from_le_bytes(address.octets());
+                let state = self.keyed.absorb(address as u64).absorb((address >> 64) as u64);
+                state.finish(port, 16 + port_len)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ClientHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the state, which is as good as the cluster's key.
+        f.debug_struct("ClientHash").field("input", &self.input).finish_non_exhaustive()
+    }
+}
+
+/// The four words of SipHash's state (Aumasson and Bernstein, "SipHash: a fast short-input PRF",
+/// 2012, section 2), with one round for each word of input and three at the end.
+#[derive(Clone, Copy)]
+struct Sip {
+    v0: u64,
+    v1: u64,
+    v2: u64,
+    v3: u64,
+}
+
+impl Sip {
+    /// The state under `key`: the paper's initial constants, with the key's two words.
+    fn keyed(key: [u8; 16]) -> Self {
+        let key = u128::from_le_bytes(key);
+        let (k0, k1) = (key as u64, (key >> 64) as u64);
+        Self {
+            v0: k0 ^ 0x736f_6d65_7073_6575,
+            v1: k1 ^ 0x646f_7261_6e64_6f6d,
+            v2: k0 ^ 0x6c79_6765_6e65_7261,
+            v3: k1 ^ 0x7465_6462_7974_6573,
+        }
+    }
+
+    /// SipRound (figure 2.1 of the paper).
+    #[inline]
+    fn round(self) -> Self {
+        let Self { mut v0, mut v1, mut v2, mut v3 } = self;
+        v0 = v0.wrapping_add(v1);
+        v2 = v2.wrapping_add(v3);
+        v1 = v1.rotate_left(13) ^ v0;
+        v3 = v3.rotate_left(16) ^ v2;
+        v0 = v0.rotate_left(32);
+        v2 = v2.wrapping_add(v1);
+        v0 = v0.wrapping_add(v3);
+        v1 = v1.rotate_left(17) ^ v2;
+        v3 = v3.rotate_left(21) ^ v0;
+        v2 = v2.rotate_left(32);
+        Self { v0, v1, v2, v3 }
+    }
+
+    /// The state after one more word of input.
+    #[inline]
+    fn absorb(self, word: u64) -> Self {
+        let Self { v0, v1, v2, v3 } = Self { v3: self.v3 ^ word, ..self }.round();
+        Self { v0: v0 ^ word, v1, v2, v3 }
+    }
+
+    /// The hash after the last word: the input's last `len % 8` bytes, and its length in the top
+    /// byte.
+    #[inline]
+    fn finish(self, tail: u64, len: u64) -> u64 {
+        let last = self.absorb(tail | len << 56);
+        let Self { v0, v1, v2, v3 } = Self { v2: last.v2 ^ 0xff, ..last }.round().round().round();
+        v0 ^ v1 ^ v2 ^ v3
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::hash::Hasher;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::prelude::*;
+    use siphasher::sip::SipHasher13;
+
+    use crate::bucket::{BUCKETS, Bucket};
+
+    const KEY: [u8; 16] = *b"a cluster's key!";
+
+    /// What the definition says of a client, by the implementation that others use.
+    fn oracle(key: [u8; 16], input: HashInput, client: IpAddr, port: u16) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&key);
         match client {
             IpAddr::V4(address) => hasher.write(&address.octets()),
             IpAddr::V6(address) => hasher.write(&address.octets()),
         }
-        if self.input == HashInput::AddressAndPort {
+        if input == HashInput::AddressAndPort {
             hasher.write(&port.to_be_bytes());
         }
         hasher.finish()
+    }
+
+    fn v4(n: u32) -> IpAddr {
+        Ipv4Addr::from_bits(n).into()
+    }
+
+    fn v6(n: u128) -> IpAddr {
+        Ipv6Addr::from_bits(n).into()
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_siphash_1_3(
+            key: [u8; 16],
+            client4: u32,
+            client6: u128,
+            port: u16,
+            with_port: bool,
+        ) {
+            let input = if with_port { HashInput::AddressAndPort } else { HashInput::Address };
+            let hash = ClientHash::new(key, input);
+            for client in [v4(client4), v6(client6)] {
+                prop_assert_eq!(hash.hash(client, port), oracle(key, input, client, port));
+            }
+        }
+    }
+
+    /// The values that every node of every version must agree on, or two of them serve one client.
+    #[test]
+    fn the_hash_of_a_client_never_changes() {
+        let address = ClientHash::new(KEY, HashInput::Address);
+        let with_port = ClientHash::new(KEY, HashInput::AddressAndPort);
+        let v4 = "198.51.100.7".parse().unwrap();
+        let v6 = "2001:db8::7".parse().unwrap();
+        assert_eq!(address.hash(v4, 5353), 0x85b3_2080_6e26_99ff);
+        assert_eq!(address.hash(v6, 5353), 0xad84_351a_e639_134b);
+        assert_eq!(with_port.hash(v4, 5353), 0xb3e1_8551_6c49_b33b);
+        assert_eq!(with_port.hash(v6, 5353), 0xdabe_43be_9af2_3741);
+    }
+
+    #[test]
+    fn all_that_goes_in_matters_and_nothing_else() {
+        let address = ClientHash::new(KEY, HashInput::Address);
+        let with_port = ClientHash::new(KEY, HashInput::AddressAndPort);
+        let other_key = ClientHash::new([0; 16], HashInput::Address);
+        let hashes = [
+            address.hash(v4(0x0a00_0001), 1),
+            address.hash(v4(0x0a00_0002), 1),
+            // The same bytes as the IPv4 address, and zeros.
+            address.hash(v6(0x0a00_0001), 1),
+            address.hash(v6(0x0a00_0001 << 96), 1),
+            with_port.hash(v4(0x0a00_0001), 1),
+            with_port.hash(v4(0x0a00_0001), 2),
+            with_port.hash(v6(0x0a00_0001), 1),
+            with_port.hash(v6(0x0a00_0001), 2),
+            other_key.hash(v4(0x0a00_0001), 1),
+        ];
+        assert_eq!(hashes.iter().collect::<HashSet<_>>().len(), hashes.len());
+        assert_eq!(address.hash(v4(0x0a00_0001), 2), hashes[0]);
+    }
+
+    /// How far the buckets of `clients` are from even, in standard deviations of the chi-square
+    /// distribution.
+    fn unevenness(hash: &ClientHash, clients: impl Iterator<Item = (IpAddr, u16)>) -> f64 {
+        let mut counts = vec![0_u32; BUCKETS];
+        let mut all = 0.0;
+        for (client, port) in clients {
+            counts[Bucket::of_hash(hash.hash(client, port)).index()] += 1;
+            all += 1.0;
+        }
+        let expected = all / BUCKETS as f64;
+        let chi: f64 = counts.iter().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum();
+        let freedom = (BUCKETS - 1) as f64;
+        (chi - freedom) / (2.0 * freedom).sqrt()
+    }
+
+    #[test]
+    fn neighbouring_clients_spread_evenly_over_the_buckets() {
+        let address = ClientHash::new(KEY, HashInput::Address);
+        let with_port = ClientHash::new(KEY, HashInput::AddressAndPort);
+        let range = 0..1_u32 << 18;
+        let by_v4 = unevenness(&address, range.clone().map(|n| (v4(0x0a40_0000 + n), 0)));
+        let by_v6 =
+            unevenness(&address, range.clone().map(|n| (v6(0xfd64 << 112 | u128::from(n)), 0)));
+        let by_net =
+            unevenness(&address, range.map(|n| (v6(0xfd64 << 112 | u128::from(n) << 64), 0)));
+        let by_port = unevenness(&with_port, (0..=u16::MAX).map(|port| (v4(0x0a40_0001), port)));
+        for unevenness in [by_v4, by_v6, by_net, by_port] {
+            assert!(unevenness.abs() < 5.0, "{by_v4}, {by_v6}, {by_net}, {by_port}");
+        }
     }
 }

@@ -1,1 +1,268 @@
-//! To be filled.
+//! One worker: a queue of the NIC, its end of the host, and the loop between them.
+//!
+//! A worker owns its port, its host queue and its counters; it shares the flow table with the other
+//! workers and reads the newest snapshot once per burst. Nothing in it allocates, locks, logs or
+//! reads a clock: the caller passes the time in, once per burst.
+
+use std::hint::black_box;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+
+use crate::counters::{Count, WorkerCounters};
+use crate::decide::{self, Decision, EgressVerdict, Lookup, Now};
+use crate::flow::{FlowTable, Inserted};
+use crate::parse::{ParseError, Parsed, Payload, parse};
+use crate::port::{BURST, Host, Port, Refused};
+use crate::reply;
+use crate::rewrite;
+use crate::slot::Slot;
+use crate::snapshot::{Publication, Service, Snapshot};
+use crate::verdict::{DropReason, ReplyKind, Verdict};
+use crate::wire::ethernet::{self, MacAddr};
+
+/// What all workers of a node share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Where the newest snapshot is.
+    pub publication: Arc<Publication>,
+    /// The flow table.
+    pub flows: Arc<FlowTable>,
+    /// Next hops whose MAC address a worker missed; the control thread has them resolved. When it
+    /// is full, further ones are dropped: they will be missed again.
+    pub unresolved: Arc<ArrayQueue<IpAddr>>,
+}
+
+/// One worker, over one port and one queue of the host.
+#[derive(Debug)]
+pub struct Worker<P: Port, H: Host> {
+    port: P,
+    host: H,
+    shared: Shared,
+    counters: Arc<WorkerCounters>,
+    /// The burst being worked on, each frame beside what was found in it. Empty between bursts.
+    burst: Vec<P::Frame>,
+    found: Vec<Result<(Parsed, Lookup), ParseError>>,
+    /// Frames to transmit at the end of the burst. Empty between bursts.
+    outgoing: Vec<P::Frame>,
+}
+
+impl<P: Port, H: Host> Worker<P, H> {
+    /// A worker that writes `counters`, and is the only one to do so.
+    pub fn new(port: P, host: H, shared: Shared, counters: Arc<WorkerCounters>) -> Self {
+        Self {
+            port,
+            host,
+            shared,
+            counters,
+            burst: Vec::with_capacity(BURST),
+            found: Vec::with_capacity(BURST),
+            outgoing: Vec::with_capacity(2 * BURST),
+        }
+    }
+
+    /// The port, for what is not a worker's business: statistics, sleeping.
+    pub fn port(&self) -> &P {
+        &self.port
+    }
+
+    /// The port, to put frames on in tests.
+    pub fn port_mut(&mut self) -> &mut P {
+        &mut self.port
+    }
+
+    /// The host's queue.
+    pub fn host(&self) -> &H {
+        &self.host
+    }
+
+    /// The host's queue, to fill in tests.
+    pub fn host_mut(&mut self) -> &mut H {
+        &mut self.host
+    }
+
+    /// Takes a burst from the NIC and one from the host, and does with every frame what is right.
+    /// Returns how many frames there were: with 0 the caller may sleep.
+    pub fn poll_once(&mut self, now_ns: u64) -> usize {
+        let now = Now::of_ns(now_ns);
+        let publication = Arc::clone(&self.shared.publication);
+        let snapshot = publication.load();
+
+        let received = self.port.rx_burst(&mut self.burst);
+        if received > 0 {
+            self.counters.add(Count::Received, received as u64);
+            self.look_up_burst(&snapshot.service);
+            self.apply_burst(&snapshot, now);
+        }
+        let sent_by_host = match snapshot.service.egress {
+            Some(_) => self.take_from_host(&snapshot, now),
+            None => 0,
+        };
+        self.transmit();
+        self.port.housekeeping();
+        self.counters.add(Count::Turns, 1);
+        received + sent_by_host
+    }
+
+    /// Parses and hashes the whole burst, and pulls in the cache line of each flow while the next
+    /// one is being hashed.
+    fn look_up_burst(&mut self, service: &Service) {
+        let flows = &*self.shared.flows;
+        let mut pulled = 0;
+        for frame in &self.burst {
+            let found = parse(self.port.bytes(frame)).map(|parsed| {
+                let lookup = decide::lookup(service, flows, &parsed);
+                if let Some(key) = lookup.flow() {
+                    pulled ^= flows.touch(key);
+                }
+                (parsed, lookup)
+            });
+            self.found.push(found);
+        }
+        black_box(pulled);
+    }
+
+    fn apply_burst(&mut self, snapshot: &Snapshot, now: Now) {
+        // Both are put back, empty, so that the next burst finds their memory.
+        let mut burst = std::mem::take(&mut self.burst);
+        let mut found = std::mem::take(&mut self.found);
+        for (frame, found) in burst.drain(..).zip(found.drain(..)) {
+            match found {
+                Ok((parsed, lookup)) => {
+                    let decision = decide::decide(snapshot, &self.shared.flows, now, &lookup);
+                    self.count_insertion(decision);
+                    self.apply(&snapshot.service, frame, &parsed, decision.verdict);
+                }
+                Err(error) => self.drop_frame(frame, DropReason::Malformed(error)),
+            }
+        }
+        self.burst = burst;
+        self.found = found;
+    }
+
+    fn count_insertion(&self, decision: Decision) {
+        match decision.inserted {
+            Some(Inserted::New) => self.counters.add(Count::FlowsInserted, 1),
+            Some(Inserted::Evicted(_)) => {
+                self.counters.add(Count::FlowsInserted, 1);
+                self.counters.add(Count::FlowsEvicted, 1);
+            }
+            Some(Inserted::Known(_) | Inserted::Full) | None => {}
+        }
+    }
+
+    fn apply(&mut self, service: &Service, frame: P::Frame, parsed: &Parsed, verdict: Verdict) {
+        match verdict {
+            Verdict::Pass => self.pass(service, frame, parsed),
+            Verdict::Drop(reason) => self.drop_frame(frame, reason),
+            Verdict::Reply(kind) => self.reply(service, frame, parsed, kind),
+            Verdict::Forward(slot) => self.forward(service, frame, slot),
+        }
+    }
+
+    fn drop_frame(&mut self, frame: P::Frame, reason: DropReason) {
+        self.counters.dropped(reason);
+        self.port.recycle(frame);
+    }
+
+    /// Hands the frame to the host: addressed to the host, or TCP would take it for somebody
+    /// else's, and without its tag.
+    fn pass(&mut self, service: &Service, mut frame: P::Frame, parsed: &Parsed) {
+        let len = self.port.bytes(&frame).len();
+        if len - usize::from(parsed.network_offset) > usize::from(service.host_mtu) {
+            return self.drop_frame(frame, DropReason::HostTooLong);
+        }
+        let buffer = &mut self.port.buffer_mut(&mut frame)[..len];
+        let start = if usize::from(parsed.network_offset) > ethernet::HEADER_LEN {
+            rewrite::strip_tag(buffer)
+        } else {
+            0
+        };
+        rewrite::set_link_addresses(&mut buffer[start..], service.host_mac, parsed.src);
+        match self.host.deliver(&buffer[start..]) {
+            Ok(()) => self.counters.add(Count::Passed, 1),
+            Err(Refused::Full) => self.counters.dropped(DropReason::HostFull),
+            Err(Refused::TooLong) => self.counters.dropped(DropReason::HostTooLong),
+        }
+        self.port.recycle(frame);
+    }
+
+    fn reply(&mut self, service: &Service, mut frame: P::Frame, parsed: &Parsed, kind: ReplyKind) {
+        let buffer = self.port.buffer_mut(&mut frame);
+        let (shared, own) = (service.shared_mac, service.own_mac);
+        let (len, count) = match (&parsed.payload, kind) {
+            (Payload::Arp(request), ReplyKind::Arp) => {
+                (reply::arp_reply(buffer, parsed, request, shared.v4, own), Count::ArpReplies)
+            }
+            (Payload::NeighborSolicitation(request), ReplyKind::NeighborAdvertisement) => (
+                reply::neighbor_advertisement(buffer, parsed, request, shared.v6, own),
+                Count::NeighborAdvertisements,
+            ),
+            (payload, kind) => unreachable!("{kind:?} is no answer to {payload:?}"),
+        };
+        self.port.set_len(&mut frame, len);
+        self.counters.add(count, 1);
+        self.outgoing.push(frame);
+    }
+
+    /// Sends the frame on to a member: to that member's own address, which tells it that the
+    /// frame was forwarded, and from our own, which tells it by whom.
+    fn forward(&mut self, service: &Service, mut frame: P::Frame, slot: Slot) {
+        let Some(peer) = service.peer_macs[slot.index()] else {
+            return self.drop_frame(frame, DropReason::PeerUnknown);
+        };
+        rewrite::set_link_addresses(self.port.buffer_mut(&mut frame), peer, service.own_mac);
+        self.counters.add(Count::Forwarded, 1);
+        self.outgoing.push(frame);
+    }
+
+    /// Takes a burst of frames that the host sends and queues those that may leave.
+    fn take_from_host(&mut self, snapshot: &Snapshot, now: Now) -> usize {
+        let service = &*snapshot.service;
+        let room_for_tag = service.vlan.map_or(0, |_| ethernet::TAG_LEN);
+        for taken in 0..BURST {
+            let Some(mut frame) = self.port.alloc() else { return taken };
+            let buffer = self.port.buffer_mut(&mut frame);
+            let Some(len) = self.host.take(&mut buffer[room_for_tag..]) else {
+                self.port.recycle(frame);
+                return taken;
+            };
+            self.counters.add(Count::FromHost, 1);
+            let verdict = match parse(&buffer[room_for_tag..room_for_tag + len]) {
+                Ok(parsed) => decide::decide_egress(snapshot, &self.shared.flows, now, &parsed),
+                Err(error) => EgressVerdict::Drop(DropReason::Malformed(error)),
+            };
+            match verdict {
+                EgressVerdict::Transmit(to) => self.send_for_host(service, frame, len, to),
+                EgressVerdict::Drop(reason) => self.drop_frame(frame, reason),
+                EgressVerdict::Unresolved(next_hop) => {
+                    // Full means that the control thread has enough to do.
+                    let _ = self.shared.unresolved.push(next_hop);
+                    self.drop_frame(frame, DropReason::NoNeighbor);
+                }
+            }
+        }
+        BURST
+    }
+
+    fn send_for_host(&mut self, service: &Service, mut frame: P::Frame, len: usize, to: MacAddr) {
+        let buffer = self.port.buffer_mut(&mut frame);
+        let len = match service.vlan {
+            Some(vlan) => rewrite::push_tag(&mut buffer[..ethernet::TAG_LEN + len], vlan),
+            None => len,
+        };
+        rewrite::set_link_addresses(buffer, to, service.own_mac);
+        self.port.set_len(&mut frame, len);
+        self.outgoing.push(frame);
+    }
+
+    fn transmit(&mut self) {
+        let count = self.outgoing.len();
+        if count > 0 {
+            let refused = self.port.tx_burst(&mut self.outgoing);
+            self.counters.drops_of(DropReason::TxFull, refused as u64);
+            self.counters.add(Count::Transmitted, (count - refused) as u64);
+        }
+    }
+}

@@ -324,7 +324,11 @@ fn a_full_line_gives_way_in_the_stated_order() {
 
 #[test]
 fn fragments_displace_nothing_but_fragments() {
-    let mut ops = line_of(&[Embryonic; 7]);
+    let mut ops = line_of(&[Embryonic; 8]);
+    ops.push(Op::Insert { flow: 16, state: Fragment, late: 0 });
+    // A port used again frees one place, and all the fragments take turns in it.
+    ops.push(Op::Refresh { flow: 0, next: Closing, late: 0 });
+    ops.push(Op::Refresh { flow: 0, next: Embryonic, late: 0 });
     ops.extend((14..40).step_by(2).map(|flow| Op::Insert { flow, state: Fragment, late: 0 }));
     check(0, &ops);
 }
