@@ -1,1 +1,6 @@
 //! The control plane of vipdp.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod status;

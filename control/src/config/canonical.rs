@@ -1,0 +1,79 @@
+//! The hash of what all nodes must agree on.
+
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+use vipdp_core::hash::HashInput;
+
+use super::cluster::{ClusterFile, HeartbeatTransport, IngressMode, PartitionGuard};
+use super::keys::Keys;
+
+/// The first 8 bytes, big-endian, of the SHA-256 of the canonical text.
+///
+/// Heartbeat keys are not part of it, for they change one node at a time. The hash key is, by a
+/// fingerprint: nodes that hash clients differently must not serve together.
+pub(super) fn hash(cluster: &ClusterFile, keys: &Keys) -> u64 {
+    let digest = Sha256::new()
+        .chain_update(text(cluster))
+        .chain_update(keys.hash_key_fingerprint())
+        .finalize();
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    u64::from_be_bytes(first)
+}
+
+/// One line per value, always in this order, defaults filled in.
+fn text(cluster: &ClusterFile) -> String {
+    let mut vips = cluster.vips.clone();
+    vips.sort_unstable();
+    let mut text = String::from("vipdp cluster 1\n");
+    let mut line = |name: &str, value: &dyn std::fmt::Display| {
+        writeln!(text, "{name} {value}").expect("a string takes everything");
+    };
+    line("id", &cluster.id);
+    line("generation", &cluster.generation);
+    line("mode", &cluster.mode.label());
+    let IngressMode::SharedMac(macs) = cluster.mode;
+    line("mac4", &macs.macs().v4);
+    line("mac6", &macs.macs().v6);
+    for vip in vips {
+        line("vip", &vip);
+    }
+    line(
+        "hash",
+        &match cluster.hash {
+            HashInput::Address => "address",
+            HashInput::AddressAndPort => "address-and-port",
+        },
+    );
+    for port in &cluster.sticky_udp_ports {
+        line("sticky", port);
+    }
+    line("vlan", &cluster.vlan.unwrap_or(0));
+    line("heartbeat_ms", &cluster.timing.heartbeat.as_millis());
+    line("multiplier", &cluster.timing.multiplier);
+    line("hold_s", &cluster.timing.hold.as_secs());
+    line("linger_s", &cluster.timing.linger.as_secs());
+    line(
+        "partition",
+        &match cluster.partition {
+            PartitionGuard::None => "none",
+            PartitionGuard::Majority => "majority",
+            PartitionGuard::Gateway => "gateway",
+        },
+    );
+    match cluster.heartbeat.transport {
+        HeartbeatTransport::Multicast(group) => line("group", &group),
+        HeartbeatTransport::Unicast => line("group", &"unicast"),
+    }
+    line("port", &cluster.heartbeat.port);
+    for member in &cluster.members {
+        line("member", &member.slot);
+        line("name", &member.name);
+        line("weight", &member.weight);
+        if let Some(address) = member.address {
+            line("address", &address);
+        }
+    }
+    text
+}

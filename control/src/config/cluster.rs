@@ -1,0 +1,562 @@
+//! `cluster.toml`: what all nodes must agree on.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use vipdp_core::hash::HashInput;
+use vipdp_core::slot::{SLOTS, Slot};
+use vipdp_core::snapshot::SharedMac;
+use vipdp_core::wire::ethernet::MacAddr;
+
+use super::address;
+use super::error::ConfigError;
+use super::node;
+use super::reader::{Document, Errors, Field, Located, Place, Section};
+use super::timing::{self, TimingConfig};
+
+/// What all nodes must agree on: the contents of `cluster.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterFile {
+    /// Tells clusters on one segment apart. Never 0.
+    pub id: u16,
+    /// Counts changes of this file. Never 0.
+    pub generation: u32,
+    /// How packets reach the nodes.
+    pub mode: IngressMode,
+    /// The service addresses, at least one, without duplicates, in the order of the file.
+    pub vips: Vec<IpAddr>,
+    /// The key file, relative paths already resolved.
+    pub key_path: PathBuf,
+    /// What of a client goes into its hash.
+    pub hash: HashInput,
+    /// UDP ports whose flows are tracked. Ascending, without duplicates.
+    pub sticky_udp_ports: Vec<u16>,
+    /// The 802.1Q VLAN identifier of the VIPs' segment, 1..=4094; `None` where it is untagged.
+    pub vlan: Option<u16>,
+    /// When a node counts as down, and how long things linger.
+    pub timing: TimingConfig,
+    /// What a node does when it may be cut off from the others.
+    pub partition: PartitionGuard,
+    /// How heartbeats travel.
+    pub heartbeat: HeartbeatConfig,
+    /// The members, at least one, in ascending order of their slots.
+    pub members: Vec<MemberConfig>,
+}
+
+/// How packets reach the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IngressMode {
+    /// Every node receives every frame.
+    SharedMac(SharedMacConfig),
+}
+
+impl IngressMode {
+    /// The mode's name in the configuration and in the status.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::SharedMac(_) => "shared-mac",
+        }
+    }
+}
+
+/// The MAC addresses that the VIPs resolve to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedMacConfig {
+    /// One unicast address, the same for both families.
+    Unicast(SharedMac),
+    /// Those of two multicast groups, which the nodes join.
+    Multicast {
+        /// The group whose MAC address the IPv4 VIPs resolve to.
+        group4: Ipv4Addr,
+        /// The group whose MAC address the IPv6 VIPs resolve to.
+        group6: Ipv6Addr,
+    },
+}
+
+impl SharedMacConfig {
+    /// The addresses themselves.
+    pub fn macs(self) -> SharedMac {
+        match self {
+            Self::Unicast(macs) => macs,
+            Self::Multicast { group4, group6 } => {
+                SharedMac { v4: address::group_mac_v4(group4), v6: address::group_mac_v6(group6) }
+            }
+        }
+    }
+}
+
+/// What a node does when it may be cut off from the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartitionGuard {
+    /// Each side serves.
+    None,
+    /// Only a side with more than half of the members serves.
+    Majority,
+    /// Only nodes that reach the router serve.
+    Gateway,
+}
+
+/// How heartbeats travel: UDP on the VIPs' segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeartbeatConfig {
+    /// To whom.
+    pub transport: HeartbeatTransport,
+    /// The UDP port, source and destination.
+    pub port: u16,
+}
+
+/// To whom heartbeats are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeartbeatTransport {
+    /// To a link-local group.
+    Multicast(IpAddr),
+    /// To each member's address; all of one family.
+    Unicast,
+}
+
+/// A member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberConfig {
+    /// Its number, which never changes while it is a member.
+    pub slot: Slot,
+    /// Its name in logs and in the status: 1 to 32 letters, digits, '.', '-', '_'.
+    pub name: String,
+    /// Its own address on the segment; given if heartbeats go to members one by one.
+    pub address: Option<IpAddr>,
+    /// Its share of the buckets in relation to the others', 1..=[`WEIGHT_MAX`].
+    pub weight: u8,
+}
+
+/// The largest number of VIPs: what the XDP program's map holds.
+pub const VIPS_MAX: usize = 256;
+/// The largest weight. With 64 members of the smallest weight beside it, those still get a bucket.
+pub const WEIGHT_MAX: u8 = 100;
+/// The largest number of sticky ports: workers search them one by one.
+pub const STICKY_UDP_PORTS_MAX: usize = 64;
+const NAME_LEN_MAX: usize = 32;
+
+/// The group for experiments in the local network control block (RFC 4727, section 2.4.2):
+/// switches flood 224.0.0.0/24 whatever they snoop (RFC 4541, section 2.1.2).
+const GROUP_DEFAULT: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 254));
+const PORT_DEFAULT: u16 = 5360;
+
+/// What of the cluster's file other files are checked against.
+pub(super) struct ClusterRead<'s> {
+    /// The contents; `None` if they are wrong.
+    pub(super) config: Option<ClusterFile>,
+    /// The slots of the members that could be read.
+    pub(super) slots: Vec<Slot>,
+    /// Whether members are missing from `slots`.
+    pub(super) slots_incomplete: bool,
+    /// The key file, if it is named.
+    pub(super) key: Option<Located<'s, PathBuf>>,
+}
+
+/// Reads the cluster's file.
+pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> ClusterRead<'s> {
+    let Some(mut section) = document.parse(errors) else {
+        return ClusterRead { config: None, slots: Vec::new(), slots_incomplete: true, key: None };
+    };
+    let directory = document.path.parent().unwrap_or(Path::new(""));
+    let key = section
+        .required("key_file", "key_file = \"cluster.key\"", errors, |f| node::path(f, directory));
+    let before = errors.len();
+    let members = members(&mut section, errors);
+    let slots_incomplete = errors.len() > before;
+    let rest = read_rest(&mut section, &members, errors);
+    section.finish(errors);
+    let slots = members.iter().map(|member| member.slot.value).collect();
+    let config = rest.and_then(|rest| {
+        let mut members: Vec<_> = members.into_iter().map(Member::config).collect();
+        members.sort_by_key(|member| member.slot);
+        Some(ClusterFile { key_path: key.as_ref()?.value.clone(), members, ..rest })
+    });
+    ClusterRead { config, slots, slots_incomplete, key }
+}
+
+/// Everything but the members and the key file's path.
+fn read_rest(
+    section: &mut Section<'_>,
+    members: &[Member<'_>],
+    errors: &mut Errors,
+) -> Option<ClusterFile> {
+    let id = section.required("id", "id = 53", errors, |f| f.integer(1..=65_535, "a number"));
+    let generation = section.required("generation", "generation = 1", errors, |f| {
+        f.integer(1..=u64::from(u32::MAX), "a number that rises with each change,")
+    });
+    let id = id.map(|id| id.value as u16);
+    let mode = mode(section, id, errors);
+    let vips = vips(section, errors);
+    check_members_against_vips(members, &vips, errors);
+    let hash = section.or_default("hash", HashInput::Address, errors, |f| {
+        f.choice(&[
+            ("address", HashInput::Address),
+            ("address-and-port", HashInput::AddressAndPort),
+        ])
+    });
+    let vlan =
+        section.optional("vlan", errors, |f| f.integer(1..=4094, "an 802.1Q VLAN identifier"));
+    let partition = section.or_default("partition", PartitionGuard::None, errors, |f| {
+        f.choice(&[
+            ("none", PartitionGuard::None),
+            ("majority", PartitionGuard::Majority),
+            ("gateway", PartitionGuard::Gateway),
+        ])
+    });
+    let sticky_udp_ports = sticky_udp_ports(section, errors);
+    let timing = timing::read(section, members.len(), errors);
+    let heartbeat = heartbeat(section, members, mode, errors);
+    Some(ClusterFile {
+        id: id?,
+        generation: generation?.value as u32,
+        mode: mode?,
+        vips: vips.into_iter().map(|vip| vip.value).collect(),
+        key_path: PathBuf::new(),
+        hash,
+        sticky_udp_ports,
+        vlan: vlan.map(|vlan| vlan.value as u16),
+        timing,
+        partition,
+        heartbeat: heartbeat?,
+        members: Vec::new(),
+    })
+}
+
+fn mode(section: &mut Section<'_>, id: Option<u16>, errors: &mut Errors) -> Option<IngressMode> {
+    let mode = section.required("mode", "mode = \"shared-mac\"", errors, |f| {
+        match f.text("\"shared-mac\"")? {
+            "shared-mac" => Ok(()),
+            "tiered" | "anycast" => {
+                Err(f.place.error(", which this version cannot do yet", "give \"shared-mac\""))
+            }
+            _ => Err(f.place.error("", "give \"shared-mac\"")),
+        }
+    });
+    let shared_mac = section.table("shared_mac", errors);
+    let macs = match shared_mac {
+        Some(section) => shared_mac_table(section, id, errors),
+        None => unicast_mac(id, None),
+    };
+    mode.and(macs).map(IngressMode::SharedMac)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MacKind {
+    Unicast,
+    Multicast,
+}
+
+fn shared_mac_table(
+    mut section: Section<'_>,
+    id: Option<u16>,
+    errors: &mut Errors,
+) -> Option<SharedMacConfig> {
+    let kind = section.or_default("mac", MacKind::Unicast, errors, |f| {
+        f.choice(&[("unicast", MacKind::Unicast), ("multicast", MacKind::Multicast)])
+    });
+    let address = section.optional("address", errors, address::shared_mac);
+    let group4 = section.optional("group4", errors, group4);
+    let group6 = section.optional("group6", errors, group6);
+    section.finish(errors);
+    let unfit = |place: &Place<'_>, mac: &str, belongs: &str| {
+        let remedy = format!("remove it, or give mac = \"{belongs}\"");
+        place.error_found(format!("this key beside mac = \"{mac}\""), remedy)
+    };
+    match kind {
+        MacKind::Unicast => {
+            let groups = [group4.map(|group| group.place), group6.map(|group| group.place)];
+            for place in groups.iter().flatten() {
+                errors.push(unfit(place, "unicast", "multicast"));
+            }
+            unicast_mac(id, address)
+        }
+        MacKind::Multicast => {
+            if let Some(address) = address {
+                errors.push(unfit(&address.place, "multicast", "unicast"));
+            }
+            let [high, low] = id?.to_be_bytes();
+            // Of the block for use within a site (RFC 2365, section 6.1).
+            let default4 = Ipv4Addr::new(239, 255, high, low);
+            // Transient, of the link (RFC 4291, section 2.7).
+            let default6 = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0x7664, id?);
+            Some(SharedMacConfig::Multicast {
+                group4: group4.map_or(default4, |group| group.value),
+                group6: group6.map_or(default6, |group| group.value),
+            })
+        }
+    }
+}
+
+/// The address given, or one made from the cluster's id: 02 marks it as locally administered.
+fn unicast_mac(id: Option<u16>, address: Option<Located<'_, MacAddr>>) -> Option<SharedMacConfig> {
+    let mac = match (address, id) {
+        (Some(address), _) => address.value,
+        (None, Some(id)) => {
+            let [high, low] = id.to_be_bytes();
+            MacAddr([0x02, 0x00, 0x5e, 0x00, high, low])
+        }
+        (None, None) => return None,
+    };
+    Some(SharedMacConfig::Unicast(SharedMac::unicast(mac)))
+}
+
+fn group4(field: &Field<'_>) -> Result<Ipv4Addr, ConfigError> {
+    const EXPECTED: &str = "an IPv4 group of 239.0.0.0/8, for example \"239.255.0.53\"";
+    let group: Ipv4Addr = field.parsed(EXPECTED)?;
+    if group.octets()[0] == 239 {
+        return Ok(group);
+    }
+    let why = if group.is_multicast() { ", a group that others use" } else { ", no group" };
+    Err(field.place.error(why, format!("give {EXPECTED}")))
+}
+
+fn group6(field: &Field<'_>) -> Result<Ipv6Addr, ConfigError> {
+    const EXPECTED: &str =
+        "a transient IPv6 group of the link, ff12::/16, for example \"ff12::7664:35\"";
+    let group: Ipv6Addr = field.parsed(EXPECTED)?;
+    if group.segments()[0] == 0xff12 {
+        return Ok(group);
+    }
+    let why = if group.is_multicast() { ", a group of another kind" } else { ", no group" };
+    Err(field.place.error(why, format!("give {EXPECTED}")))
+}
+
+fn vips<'s>(section: &mut Section<'s>, errors: &mut Errors) -> Vec<Located<'s, IpAddr>> {
+    const KEY: &str = "vips";
+    const EXPECTED: &str = "a list of service addresses, for example [\"192.0.2.53\"]";
+    let field = section.required(KEY, "vips = [\"192.0.2.53\"]", errors, |f| Ok(f.clone()));
+    let Some(Located { value: field, place }) = field else { return Vec::new() };
+    let elements = match field.elements(EXPECTED) {
+        Ok(elements) => elements,
+        Err(error) => {
+            errors.push(error);
+            return Vec::new();
+        }
+    };
+    if elements.is_empty() || elements.len() > VIPS_MAX {
+        let found = format!("{} addresses", elements.len());
+        errors.push(place.error_found(found, format!("give 1 to {VIPS_MAX}")));
+    }
+    let mut vips: Vec<Located<'s, IpAddr>> = Vec::new();
+    for element in elements {
+        match address::unicast(&element, "a unicast address that clients can reach") {
+            Ok(value) if vips.iter().any(|vip| vip.value == value) => {
+                errors.push(element.place.error(", for the second time", "list each VIP once"));
+            }
+            Ok(value) => vips.push(Located { value, place: element.place }),
+            Err(error) => errors.push(error),
+        }
+    }
+    vips
+}
+
+fn sticky_udp_ports(section: &mut Section<'_>, errors: &mut Errors) -> Vec<u16> {
+    const EXPECTED: &str = "a list of UDP ports, for example [443]";
+    let ports = section.list("sticky_udp_ports", EXPECTED, errors, |f| {
+        f.integer(1..=65_535, "a port").map(|port| port as u16)
+    });
+    if let Some(one_too_many) = ports.get(STICKY_UDP_PORTS_MAX) {
+        let remedy = format!("list at most {STICKY_UDP_PORTS_MAX} ports");
+        errors.push(one_too_many.place.error(", one too many", remedy));
+    }
+    let mut sorted = Vec::new();
+    for port in ports {
+        match sorted.binary_search(&port.value) {
+            Ok(_) => {
+                errors.push(port.place.error(", for the second time", "list each port once"));
+            }
+            Err(at) => sorted.insert(at, port.value),
+        }
+    }
+    sorted
+}
+
+fn heartbeat(
+    section: &mut Section<'_>,
+    members: &[Member<'_>],
+    mode: Option<IngressMode>,
+    errors: &mut Errors,
+) -> Option<HeartbeatConfig> {
+    let default = HeartbeatConfig {
+        transport: HeartbeatTransport::Multicast(GROUP_DEFAULT),
+        port: PORT_DEFAULT,
+    };
+    let Some(mut section) = section.table("heartbeat", errors) else { return Some(default) };
+    let unicast = section.or_default("transport", false, errors, |f| {
+        f.choice(&[("multicast", false), ("unicast", true)])
+    });
+    let group = section.optional("group", errors, heartbeat_group);
+    let port = section.or_default("port", PORT_DEFAULT, errors, |f| {
+        f.integer(1..=65_535, "a UDP port").map(|port| port as u16)
+    });
+    section.finish(errors);
+    if unicast {
+        if let Some(group) = group {
+            let remedy = "remove it, or give transport = \"multicast\"";
+            let found = "this key beside transport = \"unicast\"".into();
+            errors.push(group.place.error_found(found, remedy));
+        }
+        check_unicast_peers(members, errors);
+        return Some(HeartbeatConfig { transport: HeartbeatTransport::Unicast, port });
+    }
+    if let (Some(group), Some(IngressMode::SharedMac(macs))) = (&group, mode)
+        && [macs.macs().v4, macs.macs().v6].contains(&address::group_mac(group.value))
+    {
+        let remedy = "give another group: heartbeats must not reach the shared MAC address";
+        errors.push(group.place.error(", which has the shared MAC address", remedy));
+    }
+    let group = group.map_or(GROUP_DEFAULT, |group| group.value);
+    Some(HeartbeatConfig { transport: HeartbeatTransport::Multicast(group), port })
+}
+
+/// A group that routers never forward: heartbeats share the fate of the VIPs' frames.
+fn heartbeat_group(field: &Field<'_>) -> Result<IpAddr, ConfigError> {
+    const EXPECTED: &str =
+        "a link-local group: one of 224.0.0.0/24 or ff02::/16, for example \"224.0.0.254\"";
+    let group: IpAddr = field.parsed(EXPECTED)?;
+    let unfit = match group {
+        IpAddr::V4(group) if !group.is_multicast() => ", no group",
+        IpAddr::V6(group) if !group.is_multicast() => ", no group",
+        IpAddr::V4(group) if group.octets()[..3] != [224, 0, 0] => ", a group beyond the link",
+        IpAddr::V6(group) if group.segments()[0] & 0xf != 2 => ", a group of another scope",
+        // All systems and all routers: every host would be woken.
+        IpAddr::V4(group) if group.octets()[3] <= 2 => ", a group of every host or router",
+        IpAddr::V6(group)
+            if (1..=2).contains(&group.segments()[7]) && group.segments()[1..7] == [0; 6] =>
+        {
+            ", a group of every host or router"
+        }
+        _ => return Ok(group),
+    };
+    Err(field.place.error(unfit, format!("give {EXPECTED}")))
+}
+
+/// With unicast heartbeats every member has an address, and all are of one family.
+fn check_unicast_peers(members: &[Member<'_>], errors: &mut Errors) {
+    for member in members.iter().filter(|member| member.address_place.is_none()) {
+        let found = format!("no `address` of member \"{}\"", member.name.value);
+        let remedy = "add it: heartbeats with transport = \"unicast\" go to each member's address";
+        errors.push(member.place.error_found(found, remedy));
+    }
+    let addresses: Vec<_> = members.iter().filter_map(|member| member.address.as_ref()).collect();
+    let Some(first) = addresses.first() else { return };
+    for address in &addresses {
+        if address.value.is_ipv4() != first.value.is_ipv4() {
+            let why = format!(", of another family than line {}", first.place.line());
+            let remedy = "give all members addresses of one family";
+            errors.push(address.place.error(&why, remedy));
+        }
+    }
+}
+
+/// A member as it was read.
+struct Member<'s> {
+    place: Place<'s>,
+    slot: Located<'s, Slot>,
+    name: Located<'s, String>,
+    address: Option<Located<'s, IpAddr>>,
+    /// Where an address stands, also a wrong one.
+    address_place: Option<Place<'s>>,
+    weight: u8,
+}
+
+impl Member<'_> {
+    fn config(self) -> MemberConfig {
+        MemberConfig {
+            slot: self.slot.value,
+            name: self.name.value,
+            address: self.address.map(|address| address.value),
+            weight: self.weight,
+        }
+    }
+}
+
+fn members<'s>(section: &mut Section<'s>, errors: &mut Errors) -> Vec<Member<'s>> {
+    let example = "[[member]] with slot = 0, name = \"n1\"";
+    let expected = "one table per member, each with its own header [[member]]";
+    let list = section.required("member", example, errors, |f| f.elements(expected));
+    let Some(Located { value: fields, place }) = list else { return Vec::new() };
+    if fields.is_empty() || fields.len() > SLOTS {
+        let found = format!("{} members", fields.len());
+        errors.push(place.error_found(found, format!("give 1 to {SLOTS}")));
+    }
+    let mut members = Vec::new();
+    for field in fields {
+        match field.section() {
+            Ok(section) => members.extend(member(section, errors)),
+            Err(error) => errors.push(error),
+        }
+    }
+    check_unique("slot", &members, |member| Some((&member.slot.place, member.slot.value)), errors);
+    check_unique(
+        "name",
+        &members,
+        |member| Some((&member.name.place, member.name.value.clone())),
+        errors,
+    );
+    check_unique(
+        "address",
+        &members,
+        |member| member.address.as_ref().map(|address| (&address.place, address.value)),
+        errors,
+    );
+    members
+}
+
+fn member<'s>(mut section: Section<'s>, errors: &mut Errors) -> Option<Member<'s>> {
+    let place = section.place.clone();
+    let slot = section.required("slot", "slot = 0", errors, node::slot);
+    let name = section.required("name", "name = \"n1\"", errors, |f| {
+        let expected = "1 to 32 letters, digits, '.', '-', '_'";
+        let name = f.text(expected)?;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+        if !(1..=NAME_LEN_MAX).contains(&name.len()) || !name.bytes().all(allowed) {
+            return Err(f.place.error("", format!("give {expected}")));
+        }
+        Ok(name.to_owned())
+    });
+    let mut address_place = None;
+    let address = section.optional("address", errors, |f| {
+        address_place = Some(f.place.clone());
+        address::unicast(f, "the member's own unicast address")
+    });
+    let weight = section.or_default("weight", 1, errors, |f| {
+        f.integer(1..=u64::from(WEIGHT_MAX), "a weight").map(|weight| weight as u8)
+    });
+    section.finish(errors);
+    Some(Member { place, slot: slot?, name: name?, address, address_place, weight })
+}
+
+/// Reports members that have something in common which they must not have.
+fn check_unique<'a, 's: 'a, T: std::hash::Hash + Eq>(
+    what: &str,
+    members: &'a [Member<'s>],
+    of: impl Fn(&'a Member<'s>) -> Option<(&'a Place<'s>, T)>,
+    errors: &mut Errors,
+) {
+    let mut seen: HashMap<T, &Place<'_>> = HashMap::new();
+    for (place, value) in members.iter().filter_map(of) {
+        if let Some(first) = seen.get(&value) {
+            let why = format!(", which is {} in line {}", first.key(), first.line());
+            errors.push(place.error(&why, format!("give each member a {what} of its own")));
+        } else {
+            seen.insert(value, place);
+        }
+    }
+}
+
+/// A member's own address is not a VIP: heartbeats would go to whoever owns the bucket.
+fn check_members_against_vips(
+    members: &[Member<'_>],
+    vips: &[Located<'_, IpAddr>],
+    errors: &mut Errors,
+) {
+    for address in members.iter().filter_map(|member| member.address.as_ref()) {
+        if let Some(vip) = vips.iter().find(|vip| vip.value == address.value) {
+            let why = format!(", which is {} in line {}", vip.place.key(), vip.place.line());
+            let remedy = "give the member's own address, which no other node has";
+            errors.push(address.place.error(&why, remedy));
+        }
+    }
+}

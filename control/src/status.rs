@@ -1,0 +1,271 @@
+//! What a running node tells about itself: `vipdp status`.
+//!
+//! `vipdp status --json` prints a [`Status`] as one JSON object. The names of the fields below are
+//! the names in JSON; all names of states are lower-case. Within one [`FORMAT`], fields are added
+//! but never renamed, removed or given another meaning, so a reader ignores what it does not know.
+//! Times and counts are integers, in the unit that the name ends with; counts start at zero with
+//! the process. Maps from names to counts list every name, those with zero too.
+
+mod render;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The number of the JSON format.
+pub const FORMAT: u32 = 1;
+
+/// Counts by name.
+pub type Counts = BTreeMap<String, u64>;
+
+/// What a running node tells about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The node.
+    pub node: NodeStatus,
+    /// The members of the cluster, this node too, in ascending order of their slots.
+    pub members: Vec<MemberStatus>,
+    /// Who owns what, as this node knows it.
+    pub buckets: BucketStatus,
+    /// The service addresses.
+    pub vips: Vec<IpAddr>,
+    /// The NIC.
+    pub interface: InterfaceStatus,
+    /// The workers, in ascending order of their queues.
+    pub workers: Vec<WorkerStatus>,
+    /// The flow table.
+    pub flows: FlowStatus,
+    /// Heartbeats.
+    pub heartbeats: HeartbeatStatus,
+    /// Snapshots handed to the workers.
+    pub snapshots: SnapshotStatus,
+    /// Requests on the admin socket.
+    pub admin: AdminStatus,
+}
+
+/// The node that answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// Its slot.
+    pub slot: u8,
+    /// The version of vipdp that runs.
+    pub version: String,
+    /// How long it has been running, in milliseconds.
+    pub uptime_ms: u64,
+    /// What it is doing.
+    pub state: NodeState,
+    /// Whether it is ready to own buckets: its data plane makes progress, and it is not drained.
+    pub willing: bool,
+    /// How long it may still accept new flows unless its control thread renews that, in
+    /// milliseconds; 0 when the lease has run out.
+    pub lease_ms_left: u64,
+    /// The ingress mode: `shared-mac`.
+    pub mode: String,
+    /// The cluster's id.
+    pub cluster_id: u16,
+    /// The generation of the cluster's file.
+    pub generation: u32,
+    /// The hash of what all nodes must agree on, 16 hexadecimal digits.
+    pub config_hash: String,
+}
+
+/// What a node is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Hearing who is there, since its start. Owns nothing.
+    Listen,
+    /// Serving.
+    Active,
+    /// Cut off from the others, and so not serving.
+    Fenced,
+    /// Giving away what it owns, or done with that, by order of an operator.
+    Draining,
+}
+
+/// A member of the cluster, as the answering node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its slot.
+    pub slot: u8,
+    /// Its name.
+    pub name: String,
+    /// Whether it is there.
+    pub state: MemberState,
+    /// How much of what the assignment gives it the member is ready to take, in 256ths: 0 when it
+    /// is drained, 256 when it takes all.
+    pub share: u16,
+    /// How many buckets it owns.
+    pub buckets: u32,
+    /// Its own address: where its heartbeats come from, or the configured one; if known.
+    pub address: Option<IpAddr>,
+    /// Its own MAC address, if known, as `aa:bb:cc:dd:ee:ff`.
+    pub mac: Option<String>,
+    /// How long ago it was heard directly, in milliseconds; `None` for this node and for members
+    /// that were never heard.
+    pub last_heard_ms: Option<u64>,
+}
+
+/// Whether a member is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// The answering node.
+    #[serde(rename = "self")]
+    Own,
+    /// Heard directly.
+    Alive,
+    /// Not heard directly, but by another member.
+    Relayed,
+    /// No longer heard by anybody.
+    Dead,
+    /// Never heard.
+    Unseen,
+}
+
+/// Who owns what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketStatus {
+    /// How many buckets the answering node owns.
+    pub owned: u32,
+    /// How many buckets nobody owns.
+    pub unowned: u32,
+    /// The owner's slot of each bucket, in ascending order of the buckets; `null` where nobody
+    /// owns it.
+    pub owners: Vec<Option<u8>>,
+}
+
+/// The NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its own MAC address.
+    pub mac: String,
+    /// The MAC address that the IPv4 VIPs resolve to.
+    pub shared_mac_v4: String,
+    /// The MAC address that the IPv6 VIPs resolve to.
+    pub shared_mac_v6: String,
+    /// The name of its driver.
+    pub driver: String,
+    /// Where the XDP program runs: `native` or `generic`.
+    pub xdp_mode: String,
+    /// How many receive queues it has.
+    pub queues: u32,
+    /// The host's interface that accepted frames come out of.
+    pub tap: String,
+}
+
+/// A worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The receive queue it serves.
+    pub queue: u32,
+    /// The core it is pinned to; `null` if it is not.
+    pub core: Option<u32>,
+    /// Whether the NIC writes straight into its memory.
+    pub zero_copy: bool,
+    /// Rounds of its loop, those without a frame too.
+    pub turns: u64,
+    /// Frames received.
+    pub rx: u64,
+    /// Frames transmitted, replies and forwarded ones.
+    pub tx: u64,
+    /// Frames handed to the host.
+    pub delivered: u64,
+    /// Frames taken from the host.
+    pub taken: u64,
+    /// What was decided on received frames.
+    pub verdicts: VerdictCounts,
+    /// Why frames were dropped: every reason's label with its count.
+    pub drops: Counts,
+    /// The kernel's own counts for the worker's socket: those of `XDP_STATISTICS`.
+    pub kernel: KernelCounts,
+}
+
+/// What was decided on received frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictCounts {
+    /// To the host.
+    pub pass: u64,
+    /// ARP replies.
+    pub reply_arp: u64,
+    /// Neighbour advertisements.
+    pub reply_na: u64,
+    /// To another member.
+    pub forward: u64,
+    /// Dropped.
+    pub drop: u64,
+}
+
+/// The kernel's counts for an AF_XDP socket (`struct xdp_statistics` of linux/if_xdp.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelCounts {
+    /// Dropped for other reasons than those below.
+    pub rx_dropped: u64,
+    /// Descriptors in the fill ring that the kernel rejected.
+    pub rx_invalid_descs: u64,
+    /// Descriptors in the transmit ring that the kernel rejected.
+    pub tx_invalid_descs: u64,
+    /// Dropped since the worker did not take frames fast enough.
+    pub rx_ring_full: u64,
+    /// Times that the kernel found no free frame.
+    pub rx_fill_ring_empty_descs: u64,
+    /// Times that the kernel found nothing to transmit.
+    pub tx_ring_empty_descs: u64,
+}
+
+/// The flow table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowStatus {
+    /// How many flows it has room for.
+    pub capacity: u64,
+    /// How many flows are in it, by state.
+    pub states: Counts,
+}
+
+/// Heartbeats.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatStatus {
+    /// Sent.
+    pub sent: u64,
+    /// Not sent, since the kernel refused.
+    pub send_failed: u64,
+    /// Received and accepted.
+    pub received: u64,
+    /// Received and rejected: every reason's label with its count.
+    pub rejected: Counts,
+}
+
+/// Snapshots handed to the workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// The number of the newest.
+    pub generation: u64,
+    /// How many older ones are still read.
+    pub retired: u64,
+}
+
+/// Requests on the admin socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminStatus {
+    /// Connections accepted.
+    pub connections: u64,
+    /// Connections turned away, since too many were open.
+    pub turned_away: u64,
+    /// Requests answered with what was asked for.
+    pub answered: u64,
+    /// Requests that the node refused.
+    pub refused: u64,
+    /// Requests that are not of the admin protocol.
+    pub malformed: u64,
+    /// Requests that were too long.
+    pub oversized: u64,
+    /// Connections closed since the client was too slow.
+    pub timed_out: u64,
+}

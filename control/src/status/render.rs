@@ -1,0 +1,297 @@
+//! The status as an operator reads it: one screen, widths that fit, no line for what is zero.
+
+use std::fmt::{self, Display, Write};
+
+use super::{Counts, KernelCounts, MemberState, MemberStatus, NodeState, Status, WorkerStatus};
+
+impl Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.render_node(f)?;
+        self.render_members(f)?;
+        self.render_interface(f)?;
+        self.render_workers(f)?;
+        self.render_totals(f)
+    }
+}
+
+impl Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Listen => "listen",
+            Self::Active => "active",
+            Self::Fenced => "fenced",
+            Self::Draining => "draining",
+        })
+    }
+}
+
+impl Display for MemberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Own => "self",
+            Self::Alive => "alive",
+            Self::Relayed => "relayed",
+            Self::Dead => "dead",
+            Self::Unseen => "unseen",
+        })
+    }
+}
+
+impl Status {
+    fn render_node(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = &self.node;
+        let willing = if node.willing { "willing" } else { "not willing" };
+        let lease = match node.lease_ms_left {
+            0 => "no lease".to_owned(),
+            ms => format!("lease {ms} ms"),
+        };
+        let (name, slot, state) = (&node.name, node.slot, node.state);
+        writeln!(f, "{name} (slot {slot}): {state}, {willing}, {lease}")?;
+        let uptime = duration(node.uptime_ms);
+        writeln!(f, "vipdp {}, up {uptime}", node.version)?;
+        writeln!(
+            f,
+            "cluster {}, mode {}, generation {}, hash {}",
+            node.cluster_id, node.mode, node.generation, node.config_hash
+        )?;
+        let vips: Vec<_> = self.vips.iter().map(ToString::to_string).collect();
+        writeln!(f, "VIPs {}", vips.join(", "))
+    }
+
+    fn render_members(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.buckets.owners.len();
+        let mut table = Table::new(&[
+            ("SLOT", Align::Right),
+            ("MEMBER", Align::Left),
+            ("STATE", Align::Left),
+            ("SHARE", Align::Right),
+            ("BUCKETS", Align::Right),
+            ("OF ALL", Align::Right),
+            ("HEARD", Align::Right),
+            ("ADDRESS", Align::Left),
+            ("MAC", Align::Left),
+        ]);
+        for member in &self.members {
+            table.row(member_cells(member, all));
+        }
+        write!(f, "\n{table}")?;
+        let (owned, unowned) = (self.buckets.owned, self.buckets.unowned);
+        writeln!(f, "{owned} of {all} buckets are this node's, {unowned} nobody's")
+    }
+
+    fn render_interface(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let interface = &self.interface;
+        writeln!(
+            f,
+            "\ninterface {} ({}, driver {}, XDP {}, {}), host side {}",
+            interface.name,
+            interface.mac,
+            interface.driver,
+            interface.xdp_mode,
+            plural(u64::from(interface.queues), "queue"),
+            interface.tap
+        )?;
+        let (v4, v6) = (&interface.shared_mac_v4, &interface.shared_mac_v6);
+        if v4 == v6 {
+            writeln!(f, "shared MAC {v4}")
+        } else {
+            writeln!(f, "shared MAC {v4} (IPv4), {v6} (IPv6)")
+        }
+    }
+
+    fn render_workers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new(&[
+            ("QUEUE", Align::Right),
+            ("CORE", Align::Right),
+            ("MEMORY", Align::Left),
+            ("RX", Align::Right),
+            ("TX", Align::Right),
+            ("PASS", Align::Right),
+            ("FORWARD", Align::Right),
+            ("ARP", Align::Right),
+            ("NA", Align::Right),
+            ("DROP", Align::Right),
+            ("TO HOST", Align::Right),
+            ("FROM HOST", Align::Right),
+        ]);
+        for worker in &self.workers {
+            table.row(worker_cells(worker));
+        }
+        write!(f, "\n{table}")
+    }
+
+    fn render_totals(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let drops = sum(self.workers.iter().map(|worker| &worker.drops));
+        render_counts(f, "dropped", &drops)?;
+        let kernel: Vec<_> = self.workers.iter().map(|worker| kernel(&worker.kernel)).collect();
+        render_counts(f, "the kernel at the sockets", &sum(kernel.iter()))?;
+
+        let used: u64 = self.flows.states.values().sum();
+        writeln!(
+            f,
+            "\nflows {used} of {}{}",
+            self.flows.capacity,
+            in_brackets(&self.flows.states)
+        )?;
+        let heartbeats = &self.heartbeats;
+        let failed = match heartbeats.send_failed {
+            0 => String::new(),
+            failed => format!(", {failed} not sent"),
+        };
+        let (sent, received) = (heartbeats.sent, heartbeats.received);
+        writeln!(f, "heartbeats {sent} sent{failed}, {received} received")?;
+        render_counts(f, "heartbeats rejected", &heartbeats.rejected)?;
+        if self.snapshots.retired > 1 {
+            let retired = self.snapshots.retired;
+            writeln!(f, "{retired} retired snapshots are still read: a worker stands still")?;
+        }
+        Ok(())
+    }
+}
+
+fn member_cells(member: &MemberStatus, buckets: usize) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let thousandths = u64::from(member.buckets) * 1000 / (buckets.max(1) as u64);
+    vec![
+        member.slot.to_string(),
+        member.name.clone(),
+        member.state.to_string(),
+        format!("{}%", u32::from(member.share) * 100 / 256),
+        member.buckets.to_string(),
+        format!("{}.{}%", thousandths / 10, thousandths % 10),
+        member.last_heard_ms.map_or_else(dash, |ms| format!("{ms} ms")),
+        member.address.map_or_else(dash, |address| address.to_string()),
+        member.mac.clone().unwrap_or_else(dash),
+    ]
+}
+
+fn worker_cells(worker: &WorkerStatus) -> Vec<String> {
+    let verdicts = &worker.verdicts;
+    let counts = [
+        worker.rx,
+        worker.tx,
+        verdicts.pass,
+        verdicts.forward,
+        verdicts.reply_arp,
+        verdicts.reply_na,
+        verdicts.drop,
+        worker.delivered,
+        worker.taken,
+    ];
+    let mut cells = vec![
+        worker.queue.to_string(),
+        worker.core.map_or_else(|| "-".into(), |core| core.to_string()),
+        if worker.zero_copy { "shared" } else { "copied" }.to_owned(),
+    ];
+    cells.extend(counts.map(|count| count.to_string()));
+    cells
+}
+
+fn kernel(counts: &KernelCounts) -> Counts {
+    // The kernel counts an empty transmit ring each time it looks: no sign of trouble.
+    let shown = [
+        ("rx_dropped", counts.rx_dropped),
+        ("rx_fill_ring_empty_descs", counts.rx_fill_ring_empty_descs),
+        ("rx_invalid_descs", counts.rx_invalid_descs),
+        ("rx_ring_full", counts.rx_ring_full),
+        ("tx_invalid_descs", counts.tx_invalid_descs),
+    ];
+    shown.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+fn sum<'a>(maps: impl Iterator<Item = &'a Counts>) -> Counts {
+    let mut total = Counts::new();
+    for (name, count) in maps.flatten() {
+        *total.entry(name.clone()).or_default() += count;
+    }
+    total
+}
+
+/// The counts that are not zero, largest first, one per line.
+fn render_counts(f: &mut fmt::Formatter<'_>, title: &str, counts: &Counts) -> fmt::Result {
+    let mut shown: Vec<_> = counts.iter().filter(|(_, count)| **count != 0).collect();
+    if shown.is_empty() {
+        return Ok(());
+    }
+    shown.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    writeln!(f, "\n{title}")?;
+    let width = shown.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let digits = shown[0].1.to_string().len();
+    for (name, count) in shown {
+        writeln!(f, "  {name:width$}  {count:digits$}")?;
+    }
+    Ok(())
+}
+
+/// The counts that are not zero, as in ` (open 1, closing 2)`.
+fn in_brackets(counts: &Counts) -> String {
+    let shown: Vec<_> = counts
+        .iter()
+        .filter(|(_, count)| **count != 0)
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    if shown.is_empty() { String::new() } else { format!(" ({})", shown.join(", ")) }
+}
+
+fn plural(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The two largest units that are not zero.
+fn duration(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let units = [
+        ("d", seconds / 86_400),
+        ("h", seconds / 3600 % 24),
+        ("min", seconds / 60 % 60),
+        ("s", seconds % 60),
+    ];
+    let start = units.iter().position(|(_, count)| *count != 0).unwrap_or(3);
+    let shown: Vec<_> =
+        units[start..].iter().take(2).map(|(unit, count)| format!("{count} {unit}")).collect();
+    shown.join(" ")
+}
+
+#[derive(Clone, Copy)]
+enum Align {
+    Left,
+    Right,
+}
+
+/// Columns as wide as their widest cell, two spaces apart.
+struct Table {
+    columns: Vec<(Align, usize)>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(headers: &[(&str, Align)]) -> Self {
+        let columns = headers.iter().map(|&(_, align)| (align, 0)).collect();
+        let mut table = Self { columns, rows: Vec::new() };
+        table.row(headers.iter().map(|(header, _)| (*header).to_owned()).collect());
+        table
+    }
+
+    fn row(&mut self, cells: Vec<String>) {
+        for ((_, width), cell) in self.columns.iter_mut().zip(&cells) {
+            *width = (*width).max(cell.chars().count());
+        }
+        self.rows.push(cells);
+    }
+}
+
+impl Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for row in &self.rows {
+            let mut line = String::new();
+            for (&(align, width), cell) in self.columns.iter().zip(row) {
+                match align {
+                    Align::Left => write!(line, "{cell:<width$}  ")?,
+                    Align::Right => write!(line, "{cell:>width$}  ")?,
+                }
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
