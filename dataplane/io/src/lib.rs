@@ -1,1 +1,12 @@
-//! The edge of the data plane.
+//! The edge of the data plane: AF_XDP sockets, the XDP program, the TAP, host settings.
+//!
+//! This is the one crate with `unsafe`; each block names the invariant it rests on.
+
+pub mod af_xdp;
+pub mod affinity;
+pub mod host;
+pub mod link;
+pub mod membership;
+pub mod neighbor;
+pub mod tap;
+pub mod xdp;

@@ -1,0 +1,338 @@
+//! The XDP program on an interface: which frames go to the AF_XDP sockets.
+//!
+//! The program itself is `bpf/vipdp.bpf.c`; `build.rs` compiles it and this module embeds the
+//! object. Frames for a VIP, and ARP and neighbour discovery about one, go to the socket that is
+//! bound to their receive queue. All else, and also these while no socket is bound, goes to the
+//! kernel.
+//!
+//! The program hangs on the interface by a **bpf_link** whose only descriptor is this process's:
+//! dropping [`Program`] detaches it, and so does the kernel when the process dies, be it by
+//! SIGKILL. Nothing is ever left behind on the interface.
+//!
+//! ```text
+//!  Program::attach      load, put the VIPs in, link to the interface
+//!  rx_queues            only now: attaching may have changed their number
+//!  AfXdpPort::open      per queue
+//!  Program::bind        per queue: from here on the queue's frames arrive
+//! ```
+
+mod queues;
+
+use std::collections::HashSet;
+use std::error::Error as _;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::links::FdLink;
+use aya::programs::{ProgramError, Xdp, XdpMode};
+use aya::{Ebpf, EbpfError, include_bytes_aligned};
+use nix::net::if_::if_nametoindex;
+use thiserror::Error;
+
+use crate::af_xdp::AfXdpPort;
+
+pub use queues::rx_queues;
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vipdp.bpf.o"));
+
+/// How many VIPs of one family the program takes: the size of its maps `vips_v4`, `vips_v6`.
+pub const VIPS_MAX: usize = 1024;
+
+/// Indices into the program's map `frames`.
+const REDIRECTED: u32 = 0;
+const PASSED: u32 = 1;
+
+/// Where in the kernel the program is to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttachMode {
+    /// In the driver if it can, else as [`Generic`](Self::Generic).
+    #[default]
+    Auto,
+    /// In the driver, before the kernel makes a socket buffer of the frame.
+    Native,
+    /// In the stack, after that: slower, but on every interface. Sockets on such an interface are
+    /// to be opened with [`ZeroCopy::Off`](crate::af_xdp::ZeroCopy::Off).
+    Generic,
+}
+
+/// What the program counted, over all CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames sent to a socket. The socket may still have lost them: see
+    /// [`Statistics`](crate::af_xdp::Statistics).
+    pub redirected: u64,
+    /// Frames left to the kernel: those of no VIP, and all others on queues without a socket.
+    pub passed: u64,
+}
+
+/// Why the program could not be attached or changed. The interface is as it was before, apart
+/// from [`Map`](Self::Map).
+#[derive(Debug, Error)]
+pub enum XdpError {
+    /// No interface has this name in the network namespace of the thread.
+    #[error("no interface is called {0}")]
+    NoSuchInterface(String),
+    /// Some other XDP program is on the interface.
+    #[error(
+        "another XDP program is attached to {interface}: find it with `bpftool net show dev \
+         {interface}`, then stop the service it belongs to, or detach it with `ip link set dev \
+         {interface} xdp off` (or `xdpgeneric off`)"
+    )]
+    AlreadyAttached {
+        /// The interface.
+        interface: String,
+    },
+    /// The kernel does not take the embedded object.
+    #[error(
+        "the kernel refuses the XDP program; it needs Linux 5.10 or newer and CAP_BPF, CAP_NET_ADMIN"
+    )]
+    Load(#[source] Box<EbpfError>),
+    /// The verifier does not take the program.
+    #[error(
+        "the kernel refuses the XDP program; it needs Linux 5.10 or newer and CAP_BPF, CAP_NET_ADMIN"
+    )]
+    Verify(#[source] Box<ProgramError>),
+    /// The driver, or the stack, does not take the program.
+    #[error(
+        "cannot attach the XDP program to {interface} in {mode:?} mode; a native program needs a \
+         driver with XDP, large receive offload off, and an MTU that leaves a frame in one page"
+    )]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// The mode that was tried last.
+        mode: AttachMode,
+        /// What the kernel said.
+        source: Box<ProgramError>,
+    },
+    /// The kernel attached the program without a bpf_link; it was detached again.
+    #[error("the kernel gives no bpf_link for {interface}: it needs Linux 5.10 or newer")]
+    NoLink {
+        /// The interface.
+        interface: String,
+    },
+    /// More VIPs of one family than the program has room for.
+    #[error("{count} VIPs of one family, while the XDP program has room for {VIPS_MAX}")]
+    TooManyVips {
+        /// How many there are of the family.
+        count: usize,
+    },
+    /// A map of the program could not be read or written.
+    #[error("the XDP program's map {map}")]
+    Map {
+        /// The map's name in `bpf/vipdp.bpf.c`.
+        map: &'static str,
+        /// What went wrong.
+        source: MapError,
+    },
+}
+
+/// The XDP program, attached to an interface for as long as this value lives.
+pub struct Program {
+    /// The attachment: closing it detaches.
+    _link: FdLink,
+    mode: AttachMode,
+    sockets: XskMap<MapData>,
+    vips: Vips,
+    frames: PerCpuArray<MapData, u64>,
+}
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Program")
+            .field("mode", &self.mode)
+            .field("vips", &self.vips.now)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Program {
+    /// Attaches the program to `interface`, with `vips` as service addresses. Frames go on to the
+    /// kernel until a socket is [bound](Self::bind).
+    ///
+    /// # Errors
+    /// See [`XdpError`]; above all when another XDP program is there already, which is never
+    /// replaced.
+    pub fn attach(interface: &str, mode: AttachMode, vips: &[IpAddr]) -> Result<Self, XdpError> {
+        let index = if_nametoindex(interface)
+            .map_err(|_| XdpError::NoSuchInterface(interface.to_owned()))?;
+        let mut ebpf = Ebpf::load(OBJECT).map_err(|error| XdpError::Load(Box::new(error)))?;
+        let sockets = typed("xsks", take(&mut ebpf, "xsks"))?;
+        let frames = typed("frames", take(&mut ebpf, "frames"))?;
+        let mut service = Vips {
+            v4: typed("vips_v4", take(&mut ebpf, "vips_v4"))?,
+            v6: typed("vips_v6", take(&mut ebpf, "vips_v6"))?,
+            now: HashSet::new(),
+        };
+        service.set(vips)?;
+
+        let xdp = ebpf.program_mut("vipdp").expect("the object has the program");
+        let xdp: &mut Xdp = xdp.try_into().expect("it is an XDP program");
+        xdp.load().map_err(|error| XdpError::Verify(Box::new(error)))?;
+        let (link, mode) = link(xdp, interface, index, mode)?;
+        Ok(Self { _link: link, mode, sockets, vips: service, frames })
+    }
+
+    /// [`Native`](AttachMode::Native) or [`Generic`](AttachMode::Generic): where the program runs.
+    pub fn attach_mode(&self) -> AttachMode {
+        self.mode
+    }
+
+    /// Sends VIP frames of receive queue `queue` to `port`, which must be open on that queue of
+    /// this interface: the kernel drops them otherwise. When the port is dropped they go to the
+    /// kernel again.
+    ///
+    /// # Errors
+    /// [`XdpError::Map`] when the queue's number is above what the program has room for.
+    pub fn bind(&mut self, queue: u32, port: &AfXdpPort) -> Result<(), XdpError> {
+        in_map("xsks", self.sockets.set(queue, port.as_fd(), 0))
+    }
+
+    /// Makes `vips` the service addresses. An address that is in the old set and in the new one
+    /// is so all the time.
+    ///
+    /// # Errors
+    /// [`XdpError::TooManyVips`], with nothing changed. [`XdpError::Map`] when the kernel refuses a
+    /// change; the set is then partly the old one, and the call can be repeated.
+    pub fn set_vips(&mut self, vips: &[IpAddr]) -> Result<(), XdpError> {
+        self.vips.set(vips)
+    }
+
+    /// What the program counted since it was attached.
+    ///
+    /// # Errors
+    /// [`XdpError::Map`].
+    pub fn counters(&self) -> Result<Counters, XdpError> {
+        let sum = |index: u32| -> Result<u64, XdpError> {
+            Ok(in_map("frames", self.frames.get(&index, 0))?.iter().sum())
+        };
+        Ok(Counters { redirected: sum(REDIRECTED)?, passed: sum(PASSED)? })
+    }
+}
+
+/// The maps `vips_v4` and `vips_v6`.
+struct Vips {
+    v4: HashMap<MapData, [u8; 4], u8>,
+    v6: HashMap<MapData, [u8; 16], u8>,
+    /// What is in the two now.
+    now: HashSet<IpAddr>,
+}
+
+impl Vips {
+    fn set(&mut self, vips: &[IpAddr]) -> Result<(), XdpError> {
+        let wanted: HashSet<IpAddr> = vips.iter().copied().collect();
+        for of_family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
+            let count = wanted.iter().filter(|address| of_family(address)).count();
+            if count > VIPS_MAX {
+                return Err(XdpError::TooManyVips { count });
+            }
+        }
+        // First out, then in: together they might not fit.
+        let gone: Vec<IpAddr> = self.now.difference(&wanted).copied().collect();
+        for address in gone {
+            self.remove(address)?;
+        }
+        let new: Vec<IpAddr> = wanted.difference(&self.now).copied().collect();
+        for address in new {
+            self.insert(address)?;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, address: IpAddr) -> Result<(), XdpError> {
+        match address {
+            IpAddr::V4(v4) => in_map("vips_v4", self.v4.insert(v4.octets(), 0, 0))?,
+            IpAddr::V6(v6) => in_map("vips_v6", self.v6.insert(v6.octets(), 0, 0))?,
+        }
+        self.now.insert(address);
+        Ok(())
+    }
+
+    fn remove(&mut self, address: IpAddr) -> Result<(), XdpError> {
+        match address {
+            IpAddr::V4(v4) => in_map("vips_v4", self.v4.remove(&v4.octets()))?,
+            IpAddr::V6(v6) => in_map("vips_v6", self.v6.remove(&v6.octets()))?,
+        }
+        self.now.remove(&address);
+        Ok(())
+    }
+}
+
+fn in_map<T>(map: &'static str, result: Result<T, MapError>) -> Result<T, XdpError> {
+    result.map_err(|source| XdpError::Map { map, source })
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Map {
+    ebpf.take_map(name).expect("the embedded object has its maps")
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(map: &'static str, found: Map) -> Result<T, XdpError> {
+    in_map(map, T::try_from(found))
+}
+
+/// Links the loaded program to the interface, in the first of the modes that works.
+fn link(
+    xdp: &mut Xdp,
+    interface: &str,
+    index: u32,
+    mode: AttachMode,
+) -> Result<(FdLink, AttachMode), XdpError> {
+    let modes: &[AttachMode] = match mode {
+        AttachMode::Auto => &[AttachMode::Native, AttachMode::Generic],
+        AttachMode::Native => &[AttachMode::Native],
+        AttachMode::Generic => &[AttachMode::Generic],
+    };
+    let mut refused = None;
+    for &mode in modes {
+        let kernel_mode = match mode {
+            AttachMode::Generic => XdpMode::Skb,
+            AttachMode::Auto | AttachMode::Native => XdpMode::Driver,
+        };
+        match xdp.attach_to_if_index(index, kernel_mode) {
+            Ok(id) => {
+                let link = xdp.take_link(id).map_err(|error| XdpError::Verify(Box::new(error)))?;
+                // Where the kernel knows no bpf_link for XDP, aya attaches by netlink, which
+                // would outlive this process. Failing to convert drops, thus detaches, the link.
+                let link = FdLink::try_from(link)
+                    .map_err(|_| XdpError::NoLink { interface: interface.to_owned() })?;
+                return Ok((link, mode));
+            }
+            Err(error) if is_taken(&error) => {
+                return Err(XdpError::AlreadyAttached { interface: interface.to_owned() });
+            }
+            Err(source) => {
+                tracing::warn!(interface, ?mode, error = %chain(&source), "no XDP in this mode");
+                let interface = interface.to_owned();
+                refused = Some(XdpError::Attach { interface, mode, source: Box::new(source) });
+            }
+        }
+    }
+    Err(refused.expect("at least one mode was tried"))
+}
+
+/// Whether the kernel refuses because a program is there: EBUSY in the same mode, EEXIST in the
+/// other (`dev_xdp_attach` in `net/core/dev.c`).
+fn is_taken(error: &ProgramError) -> bool {
+    let mut cause = Some(error as &dyn std::error::Error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST));
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The error and its causes, in one line.
+fn chain(error: &ProgramError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
