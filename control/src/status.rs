@@ -97,9 +97,9 @@ pub struct MemberStatus {
     pub name: String,
     /// Whether it is there.
     pub state: MemberState,
-    /// How much of what the assignment gives it the member is ready to take, in 256ths: 0 when it
-    /// is drained, 256 when it takes all.
-    pub share: u16,
+    /// How much of what the assignment gives it the member is ready to take: 0 when it is drained,
+    /// 255 when it takes all.
+    pub share: u8,
     /// How many buckets it owns.
     pub buckets: u32,
     /// Its own address: where its heartbeats come from, or the configured one; if known.
@@ -174,12 +174,14 @@ pub struct WorkerStatus {
     pub turns: u64,
     /// Frames received.
     pub rx: u64,
-    /// Frames transmitted, replies and forwarded ones.
+    /// Frames transmitted: replies, forwarded frames, frames from the host.
     pub tx: u64,
-    /// Frames handed to the host.
-    pub delivered: u64,
-    /// Frames taken from the host.
-    pub taken: u64,
+    /// Frames taken from the host; 0 with `egress = "direct"`.
+    pub from_host: u64,
+    /// Flows entered into the flow table.
+    pub flows_inserted: u64,
+    /// Flows that had to give way to a new one.
+    pub flows_evicted: u64,
     /// What was decided on received frames.
     pub verdicts: VerdictCounts,
     /// Why frames were dropped: every reason's label with its count.

@@ -53,6 +53,7 @@ fn text(cluster: &ClusterFile) -> String {
     line("heartbeat_ms", &cluster.timing.heartbeat.as_millis());
     line("multiplier", &cluster.timing.multiplier);
     line("hold_s", &cluster.timing.hold.as_secs());
+    line("ramp_s", &cluster.timing.ramp.as_secs());
     line("linger_s", &cluster.timing.linger.as_secs());
     line(
         "partition",
@@ -71,6 +72,7 @@ fn text(cluster: &ClusterFile) -> String {
         line("member", &member.slot);
         line("name", &member.name);
         line("weight", &member.weight);
+        line("removed", &member.removed);
         if let Some(address) = member.address {
             line("address", &address);
         }

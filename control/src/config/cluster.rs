@@ -126,12 +126,17 @@ pub struct MemberConfig {
     pub address: Option<IpAddr>,
     /// Its share of the buckets in relation to the others', 1..=[`WEIGHT_MAX`].
     pub weight: u8,
+    /// Whether it was taken out of service for good. Its place is kept, so that no bucket moves
+    /// between the others.
+    pub removed: bool,
 }
 
 /// The largest number of VIPs: what the XDP program's map holds.
 pub const VIPS_MAX: usize = 256;
-/// The largest weight. With 64 members of the smallest weight beside it, those still get a bucket.
-pub const WEIGHT_MAX: u8 = 100;
+/// The largest weight. Of 4096 buckets each member then gets at least one, also the one member of
+/// weight 1 among 63 of the largest.
+pub const WEIGHT_MAX: u8 = 64;
+const _: () = assert!((SLOTS - 1) * WEIGHT_MAX as usize + 1 <= vipdp_core::bucket::BUCKETS);
 /// The largest number of sticky ports: workers search them one by one.
 pub const STICKY_UDP_PORTS_MAX: usize = 64;
 const NAME_LEN_MAX: usize = 32;
@@ -145,7 +150,7 @@ const PORT_DEFAULT: u16 = 5360;
 pub(super) struct ClusterRead<'s> {
     /// The contents; `None` if they are wrong.
     pub(super) config: Option<ClusterFile>,
-    /// The slots of the members that could be read.
+    /// The slots of the members that could be read, without removed ones.
     pub(super) slots: Vec<Slot>,
     /// Whether members are missing from `slots`.
     pub(super) slots_incomplete: bool,
@@ -166,7 +171,8 @@ pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> ClusterRe
     let slots_incomplete = errors.len() > before;
     let rest = read_rest(&mut section, &members, errors);
     section.finish(errors);
-    let slots = members.iter().map(|member| member.slot.value).collect();
+    let present = members.iter().filter(|member| !member.removed);
+    let slots = present.map(|member| member.slot.value).collect();
     let config = rest.and_then(|rest| {
         let mut members: Vec<_> = members.into_iter().map(Member::config).collect();
         members.sort_by_key(|member| member.slot);
@@ -205,7 +211,8 @@ fn read_rest(
         ])
     });
     let sticky_udp_ports = sticky_udp_ports(section, errors);
-    let timing = timing::read(section, members.len(), errors);
+    let timing =
+        timing::read(section, members.iter().filter(|member| !member.removed).count(), errors);
     let heartbeat = heartbeat(section, members, mode, errors);
     Some(ClusterFile {
         id: id?,
@@ -434,7 +441,8 @@ fn heartbeat_group(field: &Field<'_>) -> Result<IpAddr, ConfigError> {
 
 /// With unicast heartbeats every member has an address, and all are of one family.
 fn check_unicast_peers(members: &[Member<'_>], errors: &mut Errors) {
-    for member in members.iter().filter(|member| member.address_place.is_none()) {
+    let needed = |member: &&Member<'_>| !member.removed && member.address_place.is_none();
+    for member in members.iter().filter(needed) {
         let found = format!("no `address` of member \"{}\"", member.name.value);
         let remedy = "add it: heartbeats with transport = \"unicast\" go to each member's address";
         errors.push(member.place.error_found(found, remedy));
@@ -459,6 +467,7 @@ struct Member<'s> {
     /// Where an address stands, also a wrong one.
     address_place: Option<Place<'s>>,
     weight: u8,
+    removed: bool,
 }
 
 impl Member<'_> {
@@ -468,6 +477,7 @@ impl Member<'_> {
             name: self.name.value,
             address: self.address.map(|address| address.value),
             weight: self.weight,
+            removed: self.removed,
         }
     }
 }
@@ -482,11 +492,16 @@ fn members<'s>(section: &mut Section<'s>, errors: &mut Errors) -> Vec<Member<'s>
         errors.push(place.error_found(found, format!("give 1 to {SLOTS}")));
     }
     let mut members = Vec::new();
+    let before = errors.len();
     for field in fields {
         match field.section() {
             Ok(section) => members.extend(member(section, errors)),
             Err(error) => errors.push(error),
         }
+    }
+    if errors.len() == before && members.iter().all(|member| member.removed) {
+        let remedy = "keep at least one member without removed = true";
+        errors.push(place.error_found("only removed members".into(), remedy));
     }
     check_unique("slot", &members, |member| Some((&member.slot.place, member.slot.value)), errors);
     check_unique(
@@ -524,8 +539,9 @@ fn member<'s>(mut section: Section<'s>, errors: &mut Errors) -> Option<Member<'s
     let weight = section.or_default("weight", 1, errors, |f| {
         f.integer(1..=u64::from(WEIGHT_MAX), "a weight").map(|weight| weight as u8)
     });
+    let removed = section.or_default("removed", false, errors, Field::boolean);
     section.finish(errors);
-    Some(Member { place, slot: slot?, name: name?, address, address_place, weight })
+    Some(Member { place, slot: slot?, name: name?, address, address_place, weight, removed })
 }
 
 /// Reports members that have something in common which they must not have.

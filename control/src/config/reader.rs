@@ -163,6 +163,11 @@ impl<'s> Field<'s> {
             .ok_or_else(|| self.place.error("", format!("give {expected}")))
     }
 
+    /// A truth value.
+    pub(super) fn boolean(&self) -> Result<bool, ConfigError> {
+        self.value.as_bool().ok_or_else(|| self.wrong_type("true or false"))
+    }
+
     /// The elements of an array.
     pub(super) fn elements(&self, expected: &str) -> Result<Vec<Field<'s>>, ConfigError> {
         let array = self.value.as_array().ok_or_else(|| self.wrong_type(expected))?;

@@ -18,6 +18,9 @@ pub struct TimingConfig {
     /// How long a node that came back waits before it takes its buckets. At least 4 D, so that a
     /// node that goes up and down does not drag clients with it.
     pub hold: Duration,
+    /// Over what time, after the hold, its share of the buckets rises to its full measure; zero for
+    /// at once.
+    pub ramp: Duration,
     /// How long the old owner of a bucket keeps the flows it has. At least `hold`.
     pub linger: Duration,
 }
@@ -55,6 +58,7 @@ const MULTIPLIER: std::ops::RangeInclusive<u64> = 3..=20;
 const MULTIPLIER_DEFAULT: u64 = 5;
 const HOLD_S: std::ops::RangeInclusive<u64> = 1..=3600;
 const HOLD_S_DEFAULT: u64 = 10;
+const RAMP_S: std::ops::RangeInclusive<u64> = 0..=3600;
 const LINGER_S: std::ops::RangeInclusive<u64> = 1..=7 * 86_400;
 const LINGER_S_DEFAULT: u64 = 3600;
 /// Heartbeats faster than this, in milliseconds, are for small clusters.
@@ -74,12 +78,14 @@ pub(super) fn read(section: &mut Section<'_>, members: usize, errors: &mut Error
     let heartbeat_default =
         profile.as_ref().map_or(Profile::Default, |profile| profile.value).heartbeat_ms();
     let (mut heartbeat, mut multiplier, mut hold, mut linger) = (None, None, None, None);
+    let mut ramp_s = 0;
     if let Some(mut timing) = section.table("timing", errors) {
         heartbeat =
             timing.optional("heartbeat_ms", errors, |f| f.integer(HEARTBEAT_MS, "milliseconds"));
         multiplier = timing
             .optional("multiplier", errors, |f| f.integer(MULTIPLIER, "a number of heartbeats"));
         hold = timing.optional("hold_s", errors, |f| f.integer(HOLD_S, "seconds"));
+        ramp_s = timing.or_default("ramp_s", 0, errors, |f| f.integer(RAMP_S, "seconds"));
         linger = timing.optional("linger_s", errors, |f| f.integer(LINGER_S, "seconds"));
         timing.finish(errors);
     }
@@ -132,6 +138,7 @@ pub(super) fn read(section: &mut Section<'_>, members: usize, errors: &mut Error
         heartbeat: Duration::from_millis(heartbeat_ms),
         multiplier: multiplier as u8,
         hold: Duration::from_secs(hold_s),
+        ramp: Duration::from_secs(ramp_s),
         linger: Duration::from_secs(linger_s),
     }
 }

@@ -111,7 +111,6 @@ impl Status {
             ("ARP", Align::Right),
             ("NA", Align::Right),
             ("DROP", Align::Right),
-            ("TO HOST", Align::Right),
             ("FROM HOST", Align::Right),
         ]);
         for worker in &self.workers {
@@ -156,7 +155,7 @@ fn member_cells(member: &MemberStatus, buckets: usize) -> Vec<String> {
         member.slot.to_string(),
         member.name.clone(),
         member.state.to_string(),
-        format!("{}%", u32::from(member.share) * 100 / 256),
+        format!("{}%", u32::from(member.share) * 100 / 255),
         member.buckets.to_string(),
         format!("{}.{}%", thousandths / 10, thousandths % 10),
         member.last_heard_ms.map_or_else(dash, |ms| format!("{ms} ms")),
@@ -175,8 +174,7 @@ fn worker_cells(worker: &WorkerStatus) -> Vec<String> {
         verdicts.reply_arp,
         verdicts.reply_na,
         verdicts.drop,
-        worker.delivered,
-        worker.taken,
+        worker.from_host,
     ];
     let mut cells = vec![
         worker.queue.to_string(),
