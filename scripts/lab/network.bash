@@ -1,0 +1,136 @@
+# shellcheck shell=bash
+# Namespaces, links, addresses and routes of the lab; scripts/topology draws them.
+
+# shellcheck disable=SC2034 # for the scripts that read this one
+VIP4=192.0.2.53
+# shellcheck disable=SC2034
+VIP6=2001:db8:53::53
+SOURCES4=10.64.0.0/16
+SOURCES6=fd64::/64
+
+node_address4() { echo "192.0.2.$((10 + $1))"; }
+node_address6() { echo "2001:db8:53::$((10 + $1))"; }
+
+# namespaces: those of this lab that exist.
+namespaces() {
+    ip netns list | awk '{print $1}' | grep -Ex "$PREFIX-(client|router|sw|n[0-9]+)" || true
+}
+
+settings() {
+    local namespace=$1
+    shift
+    ip netns exec "$namespace" sysctl -qw "$@"
+}
+
+# add_namespace NAME: a network namespace whose interfaces use their IPv6 addresses at once.
+add_namespace() {
+    ip netns add "$PREFIX-$1"
+    settings "$PREFIX-$1" net.ipv6.conf.{all,default}.{accept_dad,dad_transmits,accept_ra}=0 \
+        net.ipv4.conf.{all,default}.rp_filter=0
+    ip -n "$PREFIX-$1" link set lo up
+}
+
+# add_link NAME INTERFACE NAME INTERFACE: a veth pair. Kernel sockets leave checksums to the "NIC"; over veth
+# nobody would ever fill them in before an AF_XDP socket sees the frame.
+add_link() {
+    ip -n "$PREFIX-$1" link add "$2" type veth peer name "$4" netns "$PREFIX-$3"
+    ip netns exec "$PREFIX-$1" ethtool -K "$2" tx off >/dev/null
+    ip netns exec "$PREFIX-$3" ethtool -K "$4" tx off >/dev/null
+    ip -n "$PREFIX-$1" link set "$2" up
+    ip -n "$PREFIX-$3" link set "$4" up
+}
+
+
+# add_switch: a bridge that learns, without spanning tree, that floods multicast as a plain switch does.
+add_switch() {
+    add_namespace sw
+    settings "$PREFIX-sw" net.ipv6.conf.{all,default}.disable_ipv6=1
+    ip -n "$PREFIX-sw" link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0
+    ip -n "$PREFIX-sw" link set br0 up
+}
+
+add_router() {
+    add_namespace router
+    settings "$PREFIX-router" net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+    add_link router lan sw router
+    ip -n "$PREFIX-sw" link set router master br0
+    ip -n "$PREFIX-router" address add 192.0.2.1/24 dev lan
+    ip -n "$PREFIX-router" address add 2001:db8:53::1/64 dev lan nodad
+}
+
+# add_client: it takes every address of SOURCES4 and SOURCES6 for its own.
+add_client() {
+    add_namespace client
+    settings "$PREFIX-client" net.ipv6.ip_nonlocal_bind=1
+    add_link client uplink router client
+    ip -n "$PREFIX-client" address add 198.18.0.2/30 dev uplink
+    ip -n "$PREFIX-client" address add 2001:db8:c::2/64 dev uplink nodad
+    ip -n "$PREFIX-router" address add 198.18.0.1/30 dev client
+    ip -n "$PREFIX-router" address add 2001:db8:c::1/64 dev client nodad
+    ip -n "$PREFIX-client" route add default via 198.18.0.1
+    ip -n "$PREFIX-client" route add default via 2001:db8:c::1
+    ip -n "$PREFIX-client" route add local "$SOURCES4" dev lo
+    ip -n "$PREFIX-client" route add local "$SOURCES6" dev lo
+    ip -n "$PREFIX-router" route add "$SOURCES4" via 198.18.0.2
+    ip -n "$PREFIX-router" route add "$SOURCES6" via 2001:db8:c::2
+}
+
+# add_node NUMBER
+add_node() {
+    local node=n$1
+    add_namespace "$node"
+    add_link "$node" eth0 sw "$node"
+    ip -n "$PREFIX-sw" link set "$node" master br0
+    ip -n "$PREFIX-$node" address add "$(node_address4 "$1")/24" dev eth0
+    ip -n "$PREFIX-$node" address add "$(node_address6 "$1")/64" dev eth0 nodad
+    ip -n "$PREFIX-$node" route add default via 192.0.2.1
+    ip -n "$PREFIX-$node" route add default via 2001:db8:53::1
+}
+
+# is_settled NAMESPACE: all links are up and no IPv6 address is still being checked.
+is_settled() {
+    local down
+    down=$(ip -n "$1" -j link show up | jq -r '.[] | select(.operstate == "DOWN" or .operstate == "LOWERLAYERDOWN") | .ifname')
+    [[ -z $down && -z $(ip -n "$1" -6 address show tentative) ]]
+}
+
+# has_path ADDRESS...: the client reaches each address.
+has_path() {
+    local address
+    for address; do
+        ip netns exec "$PREFIX-client" ping -q -c 1 -W 1 "$address" >/dev/null || return 1
+    done
+}
+
+build_network() {
+    local nodes=$1 number namespace
+    add_switch
+    add_router
+    add_client
+    for ((number = 1; number <= nodes; number++)); do
+        add_node "$number"
+    done
+    for namespace in $(namespaces); do
+        wait_for 10 is_settled "$namespace" || fail "the links in $namespace do not come up"
+    done
+    for ((number = 1; number <= nodes; number++)); do
+        wait_for 10 has_path "$(node_address4 "$number")" "$(node_address6 "$number")" ||
+            fail "the client does not reach n$number"
+    done
+}
+
+# remove_network: ends what still runs in the namespaces (their processes can only be the lab's own) and deletes them.
+remove_network() {
+    local namespace pid signal
+    for namespace in $(namespaces); do
+        for signal in TERM KILL; do
+            for pid in $(ip netns pids "$namespace"); do
+                kill -s "$signal" "$pid" 2>/dev/null || true
+            done
+            wait_for 3 is_empty "$namespace" && break
+        done
+        ip netns delete "$namespace"
+    done
+}
+
+is_empty() { [[ -z $(ip netns pids "$1") ]]; }

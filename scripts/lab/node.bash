@@ -1,0 +1,164 @@
+# shellcheck shell=bash
+# What runs on a node of the lab: a DNS server, a TCP service, vipdp.
+
+# dns_up NODE: knot, which answers for whatever addresses the node has, and says in id.server. who it is.
+# A wildcard socket answers from the address that was asked, so the VIPs may come and go with vipdp.
+dns_up() {
+    local node=$1 directory=$STATE/$1/knot record=$STATE/$1/knot.pid
+    is_running "$record" && return
+    mkdir -p "$directory"
+    # One that was killed leaves this file, and would not start again.
+    rm -f "$directory/knot.pid"
+    cat >"$directory/knot.conf" <<END
+server:
+    rundir: $directory
+    identity: $node
+    nsid: $node
+    listen: [ 0.0.0.0@53, ::@53 ]
+    udp-workers: 1
+    tcp-workers: 1
+    background-workers: 1
+    udp-max-payload: 4096
+control:
+    listen: $directory/knot.sock
+log:
+  - target: stderr
+    any: warning
+database:
+    storage: $directory
+    journal-db-max-size: 1M
+    kasp-db-max-size: 5M
+    timer-db-max-size: 1M
+template:
+  - id: default
+    storage: $directory
+    journal-content: none
+    zonefile-sync: -1
+zone:
+  - domain: example.
+    file: example.zone
+END
+    zone "$node" >"$directory/example.zone"
+    launch "$record" "$STATE/$node/knot.log" "$PREFIX-$node" knotd -c "$directory/knot.conf"
+    wait_for 20 answers_dns "$node" || fail "knot on $node does not answer: $(tail -n 5 "$STATE/$node/knot.log")"
+}
+
+# zone NODE: the zone example., whose big.example. TXT of 3,000 bytes fits neither a frame nor plain DNS over UDP.
+zone() {
+    local chunk
+    printf -v chunk '%0200d' 0
+    cat <<END
+\$TTL 3600
+@    SOA ns hostmaster 1 3600 600 86400 3600
+     NS  ns
+ns   A   192.0.2.53
+     AAAA 2001:db8:53::53
+www  A   198.51.100.80
+     AAAA 2001:db8:80::80
+node 0 TXT "$1"
+big  TXT ( $(printf "\"${chunk//0/x}\" %.0s" {1..15}) )
+END
+}
+
+answers_dns() {
+    [[ $(ip netns exec "$PREFIX-$1" kdig +short +timeout=1 +retry=0 @127.0.0.1 id.server CH TXT 2>/dev/null) == "\"$1\"" ]]
+}
+
+# tcp_up NODE: scripts/lab/stream on port 8080.
+tcp_up() {
+    local node=$1 record=$STATE/$1/stream.pid
+    is_running "$record" && return
+    launch "$record" "$STATE/$node/stream.log" "$PREFIX-$node" \
+        env PATH="$SCRIPTS/lab:$PATH" socat TCP6-LISTEN:8080,ipv6only=0,fork,reuseaddr,backlog=1024 \
+        EXEC:"stream $node"
+    wait_for 10 listens_tcp "$node" || fail "nothing listens on $node: $(tail -n 5 "$STATE/$node/stream.log")"
+}
+
+listens_tcp() {
+    [[ -n $(ip netns exec "$PREFIX-$1" ss -Hltn 'sport = :8080') ]]
+}
+
+# cluster_config: cluster.toml, identical on all nodes.
+cluster_config() {
+    local number
+    cat <<END
+id = 53
+generation = 1
+mode = "$MODE"
+vips = ["$VIP4", "$VIP6"]
+key_file = "cluster.key"
+profile = "$PROFILE"
+partition = "none"
+
+[timing]
+hold_s = $HOLD
+
+[shared_mac]
+mac = "$MAC"
+END
+    for ((number = 1; number <= NODES; number++)); do
+        cat <<END
+
+[[member]]
+slot = $((number - 1))
+name = "n$number"
+address = "$(node_address4 "$number")"
+weight = 1
+END
+    done
+}
+
+# node_config NUMBER: node.toml.
+node_config() {
+    cat <<END
+slot = $(($1 - 1))
+interface = "eth0"
+cluster = "../cluster.toml"
+cores = [$((($1 - 1) % $(nproc)))]
+poll = "$POLL"
+egress = "$EGRESS"
+tap = "vipdp0"
+flows_max = 65536
+state_dir = "$STATE/n$1/state"
+END
+}
+
+# status_json NODE: what its vipdp says; fails if it does not answer.
+status_json() {
+    ip netns exec "$PREFIX-$1" timeout 5 "$BINARY" status --config "$STATE/$1/node.toml" --json 2>/dev/null
+}
+
+answers_status() { status_json "$1" >/dev/null; }
+answers_or_is_over() { answers_status "$1" || is_over "$STATE/$1/vipdp.pid"; }
+
+# vipdp_up NODE: starts vipdp and waits until its admin socket answers.
+vipdp_up() {
+    local node=$1 record=$STATE/$1/vipdp.pid log=$STATE/$1/vipdp.log
+    is_running "$record" && return
+    launch "$record" "$log" "$PREFIX-$node" "$BINARY" --config "$STATE/$node/node.toml"
+    wait_for 20 answers_or_is_over "$node" || fail "vipdp on $node does not answer: $(tail -n 5 "$log")"
+    is_running "$record" || fail "vipdp on $node ended: $(tail -n 5 "$log")"
+}
+
+# running_nodes: those whose vipdp runs.
+running_nodes() {
+    local number
+    for ((number = 1; number <= NODES; number++)); do
+        if is_running "$STATE/n$number/vipdp.pid"; then
+            echo "n$number"
+        fi
+    done
+}
+
+# is_balanced: every running vipdp answers, they agree on the owner of every bucket, and each owns its part.
+is_balanced() {
+    local node
+    for node in $(running_nodes); do
+        status_json "$node" || return 1
+    done | jq -se '
+        length as $nodes | length > 0
+        and ([.[].buckets.owners] | unique | length == 1 and (.[0] | all(. != null)))
+        and all(.[]; (.node.slot as $slot | [.buckets.owners[] | select(. == $slot)] | length)
+            == .buckets.owned)
+        and ([.[].buckets.owned] | add == 4096 and (max - min) * $nodes <= 4096 / 25)' >/dev/null
+}
