@@ -1,0 +1,252 @@
+//! Configurations that are right: what is read from them, and that the shipped examples are.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vipdp::cli;
+use vipdp::config::*;
+use vipdp_core::hash::HashInput;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config")
+}
+
+fn source(path: &Path) -> io::Result<Source> {
+    Ok(Source { text: fs::read_to_string(path)?, mode: 0o600 })
+}
+
+/// The base with the files of `case` in place of its own, after `edit`.
+fn config_with(case: &str, edit: impl Fn(&Path, String) -> String) -> Config {
+    let config = Config::from_sources(Path::new("node.toml"), |path| {
+        let name = path.file_name().unwrap();
+        let own = fixtures().join(case).join(name);
+        let file = if own.exists() { own } else { fixtures().join("base").join(name) };
+        let source = source(&file)?;
+        Ok(Source { text: edit(path, source.text), ..source })
+    });
+    config.unwrap_or_else(|errors| panic!("{case}:\n{errors}"))
+}
+
+fn config(case: &str) -> Config {
+    config_with(case, |_, text| text)
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let Config { node, cluster, keys, .. } = config("good/smallest");
+    assert_eq!(node.heartbeat_interface, node.interface);
+    assert_eq!(node.tap.as_str(), "vipdp0");
+    assert_eq!(node.cores, None);
+    assert_eq!(node.poll, PollMode::Adaptive);
+    assert_eq!(node.egress, EgressMode::Direct);
+    assert_eq!(node.flows_max, 1 << 20);
+    assert_eq!((node.xdp, node.zero_copy), (XdpMode::Auto, ZeroCopy::Auto));
+    assert_eq!(node.admin, Path::new("/run/vipdp/eth0.sock"));
+    assert_eq!(node.log, LogLevel::Info);
+
+    let IngressMode::SharedMac(mac) = cluster.mode;
+    assert!(matches!(mac, SharedMacConfig::Unicast(_)));
+    assert_eq!(mac.macs().v4.to_string(), "02:00:5e:00:00:35");
+    assert_eq!(mac.macs().v6, mac.macs().v4);
+    assert_eq!(cluster.hash, HashInput::Address);
+    assert_eq!((cluster.vlan, cluster.partition), (None, PartitionGuard::None));
+    assert_eq!(cluster.timing.detection(), Duration::from_millis(250));
+    assert_eq!(cluster.timing.hold, Duration::from_secs(10));
+    assert_eq!(cluster.timing.ramp, Duration::ZERO);
+    assert_eq!(cluster.timing.linger, Duration::from_secs(3600));
+    let group = HeartbeatTransport::Multicast(Ipv4Addr::new(224, 0, 0, 254).into());
+    assert_eq!(cluster.heartbeat, HeartbeatConfig { transport: group, port: 5360 });
+    assert_eq!((cluster.members[0].weight, cluster.members[0].removed), (1, false));
+    assert_eq!(keys.sending().id, 1);
+}
+
+#[test]
+fn what_is_given_is_taken() {
+    let config = config("good/everything");
+    assert_eq!(config.own_member().name, "n64");
+    let Config { node, cluster, keys, .. } = config;
+    assert_eq!(node.slot.get(), 63);
+    assert_eq!(node.heartbeat_interface.as_str(), "eth0.100");
+    assert_eq!(node.cores.as_deref(), Some(&[3, 1][..]));
+    assert_eq!(node.poll, PollMode::Busy);
+    assert_eq!(node.tap.as_str(), "a-name-of-15-by");
+    assert_eq!(node.egress, EgressMode::Tap);
+    assert_eq!(node.flows_max, 1 << 21, "rounded up to a power of two");
+    assert_eq!((node.xdp, node.zero_copy), (XdpMode::Generic, ZeroCopy::Off));
+    assert_eq!(node.state_dir, Path::new("state"));
+    assert_eq!(node.admin, Path::new("/run/vipdp/admin.sock"));
+    assert_eq!(node.log, LogLevel::Trace);
+
+    assert_eq!((cluster.id, cluster.generation), (65_535, u32::MAX));
+    let IngressMode::SharedMac(mac) = cluster.mode;
+    let group6 = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 1, 2);
+    assert_eq!(mac, SharedMacConfig::Multicast { group4: Ipv4Addr::new(239, 1, 2, 3), group6 });
+    assert_eq!(mac.macs().v4.to_string(), "01:00:5e:01:02:03");
+    assert_eq!(mac.macs().v6.to_string(), "33:33:00:01:00:02");
+    assert_eq!(cluster.hash, HashInput::AddressAndPort);
+    assert_eq!(cluster.sticky_udp_ports, [123, 443, 8443], "sorted");
+    assert_eq!((cluster.vlan, cluster.partition), (Some(4094), PartitionGuard::Majority));
+    assert_eq!(cluster.key_path, Path::new("/etc/vipdp/cluster.key"));
+    assert_eq!(
+        cluster.timing,
+        TimingConfig {
+            heartbeat: Duration::from_millis(200),
+            multiplier: 3,
+            hold: Duration::from_secs(20),
+            ramp: Duration::from_secs(30),
+            linger: Duration::from_secs(60),
+        }
+    );
+    let unicast = HeartbeatConfig { transport: HeartbeatTransport::Unicast, port: 6000 };
+    assert_eq!(cluster.heartbeat, unicast);
+    let members: Vec<_> = cluster
+        .members
+        .iter()
+        .map(|member| (member.slot.get(), member.name.as_str(), member.weight, member.removed))
+        .collect();
+    assert_eq!(members, [(0, "n1", 1, false), (5, "gone", 1, true), (63, "n64", 64, false)]);
+    assert_eq!((keys.accepted().len(), keys.sending().id), (2, 7));
+}
+
+#[test]
+fn groups_of_a_multicast_mac_are_made_from_the_id() {
+    let cluster = config("good/multicast_defaults").cluster;
+    let IngressMode::SharedMac(mac) = cluster.mode;
+    assert_eq!(mac.macs().v4.to_string(), "01:00:5e:7f:00:35");
+    assert_eq!(mac.macs().v6.to_string(), "33:33:76:64:00:35");
+    let group = HeartbeatTransport::Multicast("ff02::114".parse().unwrap());
+    assert_eq!(cluster.heartbeat.transport, group);
+}
+
+#[test]
+fn the_cluster_hash_is_of_the_meaning() {
+    let base = config("base").cluster_hash;
+    let hash = |file: &'static str, from: &'static str, to: &'static str| {
+        let edit = move |path: &Path, text: String| {
+            if path != Path::new(file) {
+                return text;
+            }
+            assert!(text.contains(from), "{file} has no {from}");
+            text.replace(from, to)
+        };
+        config_with("base", edit).cluster_hash
+    };
+    let cluster = "cluster.toml";
+    let same = [
+        (cluster, "id = 53", "# a comment\n\n id=53 # another"),
+        (cluster, "id = 53", "id = 0x35\nprofile = \"default\"\nhash = \"address\""),
+        (cluster, "\"192.0.2.53\", \"2001:db8:53::53\"", "\"2001:DB8:53:0::53\", \"192.0.2.53\""),
+        ("cluster.key", "1 0001", "2 0001"),
+        ("node.toml", "slot = 0", "slot = 1\npoll = \"busy\""),
+    ];
+    for (file, from, to) in same {
+        assert_eq!(hash(file, from, to), base, "{to}");
+    }
+    let different = [
+        (cluster, "id = 53", "id = 54"),
+        (cluster, "generation = 1", "generation = 2"),
+        (cluster, "192.0.2.53", "192.0.2.54"),
+        (cluster, "id = 53", "id = 53\nhash = \"address-and-port\""),
+        (cluster, "id = 53", "id = 53\nsticky_udp_ports = [443]"),
+        (cluster, "id = 53", "id = 53\nvlan = 1"),
+        (cluster, "id = 53", "id = 53\nprofile = \"fast\""),
+        (cluster, "id = 53", "id = 53\npartition = \"majority\""),
+        (cluster, "[[member]]\nslot = 1", "[heartbeat]\nport = 1\n[[member]]\nslot = 1"),
+        (cluster, "[[member]]\nslot = 1", "[timing]\nramp_s = 1\n[[member]]\nslot = 1"),
+        (
+            cluster,
+            "[[member]]\nslot = 1",
+            "[shared_mac]\nmac = \"multicast\"\n[[member]]\nslot = 1",
+        ),
+        (cluster, "slot = 1", "slot = 2"),
+        (cluster, "slot = 1", "slot = 1\nweight = 2"),
+        (cluster, "slot = 1", "slot = 1\nremoved = true"),
+        ("cluster.key", "hash 00", "hash 01"),
+    ];
+    let mut hashes = std::collections::HashSet::from([base]);
+    for (file, from, to) in different {
+        assert!(hashes.insert(hash(file, from, to)), "{to}");
+    }
+}
+
+/// The examples name no key, for one must not be shared: each is read with a new one.
+#[test]
+fn every_shipped_example_is_right() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let mut files = 0;
+    for entry in fs::read_dir(&examples).unwrap() {
+        let directory = entry.unwrap().path();
+        if !directory.is_dir() {
+            continue;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(&directory).unwrap() {
+            let file = entry.unwrap().path();
+            fs::copy(&file, scratch.path().join(file.file_name().unwrap())).unwrap();
+            files += usize::from(file.extension().is_some_and(|extension| extension == "toml"));
+        }
+        cli::keygen(&scratch.path().join("cluster.key"), 1).unwrap();
+        let config = Config::load(&scratch.path().join("node.toml"));
+        config.unwrap_or_else(|errors| panic!("{}:\n{errors}", directory.display()));
+    }
+    assert!(files >= 2, "no examples in {}", examples.display());
+}
+
+#[test]
+fn a_key_file_that_others_can_read_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    for file in ["node.toml", "cluster.toml"] {
+        fs::copy(fixtures().join("base").join(file), scratch.path().join(file)).unwrap();
+    }
+    let (node, key) = (scratch.path().join("node.toml"), scratch.path().join("cluster.key"));
+    cli::keygen(&key, 9).unwrap();
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(Config::load(&node).unwrap().keys.sending().id, 9);
+
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let errors = Config::load(&node).unwrap_err();
+    let error = errors.iter().next().unwrap();
+    assert_eq!(error.file, key);
+    assert_eq!(error.found, "mode 0640, which lets others than its owner at the secrets");
+    assert_eq!(errors.iter().count(), 1);
+}
+
+#[test]
+fn a_new_key_file_overwrites_nothing_and_no_two_are_alike() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [one, two] = ["one.key", "two.key"].map(|name| scratch.path().join(name));
+    cli::keygen(&one, 1).unwrap();
+    cli::keygen(&two, 1).unwrap();
+    let before = fs::read(&one).unwrap();
+    assert_ne!(before, fs::read(&two).unwrap());
+    assert!(cli::keygen(&one, 1).unwrap_err().to_string().contains("exists"));
+    assert_eq!(fs::read(&one).unwrap(), before);
+}
+
+#[test]
+fn files_that_are_not_there_or_too_long_are_named() {
+    let scratch = tempfile::tempdir().unwrap();
+    let node = scratch.path().join("node.toml");
+    let errors = Config::load(&node).unwrap_err();
+    assert_eq!(errors.iter().next().unwrap().file, node);
+    fs::write(&node, "#".repeat(300_000)).unwrap();
+    assert!(Config::load(&node).unwrap_err().to_string().contains("longer than 262144 bytes"));
+}
+
+#[test]
+fn check_says_which_node_of_which_cluster_it_is() {
+    let scratch = tempfile::tempdir().unwrap();
+    for file in ["node.toml", "cluster.toml", "cluster.key"] {
+        fs::copy(fixtures().join("base").join(file), scratch.path().join(file)).unwrap();
+    }
+    let key = scratch.path().join("cluster.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut out = Vec::new();
+    cli::check(&scratch.path().join("node.toml"), &mut out).unwrap();
+    let said = String::from_utf8(out).unwrap();
+    assert!(said.starts_with("right: node n1 (slot 0) of 2 in cluster 53"), "{said}");
+}
