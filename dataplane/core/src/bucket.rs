@@ -147,6 +147,12 @@ impl BucketSet {
     }
 }
 
+impl Default for BucketSet {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
+
 impl FromIterator<Bucket> for BucketSet {
     fn from_iter<I: IntoIterator<Item = Bucket>>(buckets: I) -> Self {
         let mut set = Self::EMPTY;
