@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -26,6 +27,13 @@ const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(118);
 
 /// Frames that wait in a TAP queue for their worker: a millisecond at a million a second.
 const TX_QUEUE_LEN: u32 = 1_000;
+
+/// How long the kernel may take until a new address is usable: it takes a fraction of a
+/// millisecond on an idle machine.
+const ADDRESS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How often it is asked.
+const ADDRESS_POLL: Duration = Duration::from_millis(1);
 
 /// Makes changes by netlink.
 pub(super) struct Changes {
@@ -99,6 +107,31 @@ impl Changes {
         }
         let message = RouteNetlinkMessage::NewAddress(request);
         self.netlink.change(&format!("add the address {vip}"), message, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Waits until the host takes packets to `vip`. IPv6 has no route to an address yet when it
+    /// was added: a work queue inserts it a moment later (`addrconf_dad_work` in the kernel's
+    /// net/ipv6/addrconf.c).
+    pub(super) fn await_vip(&mut self, vip: IpAddr) -> Result<(), NetlinkError> {
+        let what = format!("a route to the address {vip}");
+        let end = Instant::now() + ADDRESS_DEADLINE;
+        loop {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family_of(vip);
+            request.header.destination_prefix_length = if vip.is_ipv4() { 32 } else { 128 };
+            request.attributes = vec![RouteAttribute::Destination(vip.into())];
+            match self.netlink.get(&what, RouteNetlinkMessage::GetRoute(request)) {
+                Ok(answer) if answer.iter().any(is_local) => return Ok(()),
+                Err(error) if Instant::now() > end => return Err(error),
+                Ok(_) if Instant::now() > end => {
+                    return Err(NetlinkError {
+                        request: what,
+                        source: io::ErrorKind::TimedOut.into(),
+                    });
+                }
+                _ => std::thread::sleep(ADDRESS_POLL),
+            }
+        }
     }
 
     /// Adds the default route of the family of `vip` through the TAP to the routing table.
@@ -176,6 +209,11 @@ fn put_back(change: &Change, report: &mut Report) {
         Ok(()) => report.restored.push(format!("{setting} is {original} again")),
         Err(error) => report.failed.push(format!("{setting}: {error}")),
     }
+}
+
+/// Whether the answer is a route to an address of the host.
+fn is_local(message: &RouteNetlinkMessage) -> bool {
+    matches!(message, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local)
 }
 
 fn rule_message(rule: &Rule) -> RuleMessage {

@@ -326,7 +326,7 @@ impl HostGuard {
         setting.write(value).map_err(|source| failed(&setting, source))
     }
 
-    /// Gives the TAP its settings, the VIPs and the state up, in this order.
+    /// Gives the TAP its settings, the state up and the VIPs, in this order.
     fn set_tap(&mut self, plan: &HostPlan, mtu: u32) -> Result<(), HostError> {
         for (setting, value) in plan.tap_settings()? {
             setting.write(value).map_err(|source| failed(&setting, source))?;
@@ -334,6 +334,9 @@ impl HostGuard {
         self.changes.set_up_tap(&self.tap, mtu)?;
         for &vip in &plan.vips {
             self.changes.add_vip(self.tap.index, vip)?;
+        }
+        for &vip in &plan.vips {
+            self.changes.await_vip(vip)?;
         }
         self.tap = Link::read(&plan.tap)?;
         Ok(())
