@@ -172,7 +172,8 @@ impl Oracle {
 
 /// The key of a flow of the test's. Neighbouring numbers are in different lines.
 fn key(flow: u8) -> FlowKey {
-    FlowKey::of_hash((u64::from(flow / 2) + 1) << 31 | u64::from(flow) % LINES as u64)
+    let line = u64::from(flow) % LINES as u64;
+    FlowKey::of_hash((u64::from(flow / 2) + 1) << 31 | line)
 }
 
 fn line(key: FlowKey) -> usize {

@@ -1,0 +1,129 @@
+//! The whole verdict: a burst of 64 frames through a [`Worker`], from the port to the host, where
+//! this node owns one bucket in four.
+//!
+//! Frames are put on the port before the clock runs. The host takes each frame and forgets it, so
+//! that what is measured ends where the kernel would begin.
+
+#[path = "../../dataplane/core/tests/frames/mod.rs"]
+mod frames;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use crossbeam::queue::ArrayQueue;
+use frames::tcp_flags::{ACK, SYN};
+use frames::{HOST, OWN, SHARED, SHARED_LINK, VIP4, VIP6, ip, ip_frame, tcp, udp, vip};
+use vipdp_core::bucket::{Bucket, BucketSet};
+use vipdp_core::counters::WorkerCounters;
+use vipdp_core::flow::FlowTable;
+use vipdp_core::hash::{ClientHash, HashInput};
+use vipdp_core::port::memory::MemoryPort;
+use vipdp_core::port::{BURST, Host, Refused};
+use vipdp_core::slot::SLOTS;
+use vipdp_core::snapshot::{Holdings, Publication, Service, SharedMac, Snapshot, Vips};
+use vipdp_core::wire::protocol::{TCP, UDP};
+use vipdp_core::worker::{Shared, Worker};
+
+/// Bursts that are prepared and sent over and over: 16,384 frames, of as many clients.
+const BURSTS: u32 = 256;
+
+/// Takes every frame, and has none to send.
+struct Sink;
+
+impl Host for Sink {
+    fn deliver(&mut self, _frame: &[u8]) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn take(&mut self, _buffer: &mut [u8]) -> Option<usize> {
+        None
+    }
+}
+
+fn client4(n: u32) -> IpAddr {
+    Ipv4Addr::from_bits(0x0a40_0000 + n).into()
+}
+
+fn client6(n: u32) -> IpAddr {
+    Ipv6Addr::from_bits(0xfd64 << 112 | u128::from(n)).into()
+}
+
+fn worker(flows_max: usize) -> Worker<MemoryPort, Sink> {
+    let service = Service {
+        vips: Vips::new([VIP4.into(), VIP6.into()]),
+        client_hash: ClientHash::new([0x5a; 16], HashInput::Address),
+        sticky_udp_ports: [443].into(),
+        shared_mac: SharedMac::unicast(SHARED),
+        own_mac: OWN,
+        host_mac: HOST,
+        host_mtu: 1500,
+        vlan: None,
+        peer_macs: [None; SLOTS],
+        egress: None,
+    };
+    let owned: BucketSet = Bucket::all().step_by(4).collect();
+    let snapshot = Snapshot {
+        generation: 1,
+        lease_until_ns: u64::MAX,
+        holdings: Holdings::owning(&owned),
+        service: Arc::new(service),
+    };
+    let shared = Shared {
+        publication: Arc::new(Publication::new(snapshot)),
+        flows: Arc::new(FlowTable::new(flows_max, [1, 2])),
+        unresolved: Arc::new(ArrayQueue::new(1)),
+    };
+    Worker::new(MemoryPort::new(2 * BURST), Sink, shared, Arc::<WorkerCounters>::default())
+}
+
+/// Sends `frames`, a burst at a time and over and over, and measures what the worker takes for them.
+fn run(worker: &mut Worker<MemoryPort, Sink>, frames: &[Vec<u8>], bursts: u64) -> Duration {
+    let mut spent = Duration::ZERO;
+    for burst in frames.chunks_exact(BURST).cycle().take(bursts as usize) {
+        for frame in burst {
+            worker.port_mut().arrive(frame);
+        }
+        let start = Instant::now();
+        let polled = worker.poll_once(1_000_000_000);
+        spent += start.elapsed();
+        assert_eq!(polled, BURST);
+    }
+    spent
+}
+
+fn verdict(c: &mut Criterion) {
+    let mut group = c.benchmark_group("verdict");
+    group.throughput(Throughput::Elements(BURST as u64));
+    let clients = 0..BURSTS * BURST as u32;
+    for (family, client) in [("v4", client4 as fn(u32) -> IpAddr), ("v6", client6)] {
+        let frames = |protocol, transport: &[u8]| -> Vec<Vec<u8>> {
+            let of = |n| ip_frame(SHARED_LINK, &ip(client(n), vip(client(n)), protocol, transport));
+            clients.clone().map(of).collect()
+        };
+        let dns = frames(UDP, &udp(40_000, 53, 50));
+        let quic = frames(UDP, &udp(40_000, 443, 50));
+        let syn = frames(TCP, &tcp(40_000, 53, SYN));
+        let ack = frames(TCP, &tcp(40_000, 53, ACK));
+
+        let mut measure = |name: &str, flows_max: usize, before: &[Vec<u8>], frames: &[Vec<u8>]| {
+            let mut worker = worker(flows_max);
+            run(&mut worker, before, (before.len() / BURST) as u64);
+            group.bench_function(BenchmarkId::new(name, family), |b| {
+                b.iter_custom(|bursts| run(&mut worker, frames, bursts));
+            });
+        };
+        measure("udp", 1 << 20, &[], &dns);
+        measure("udp_sticky", 1 << 20, &[], &quic);
+        measure("tcp_known", 1 << 20, &syn, &ack);
+        measure("tcp_known_of_16M", 1 << 24, &syn, &ack);
+        // One in four is a known flow, the rest another node's: the SYNs before were dropped.
+        measure("tcp_unknown", 1 << 20, &[], &ack);
+        measure("tcp_syn", 1 << 20, &[], &syn);
+    }
+    group.finish();
+}
+
+criterion_group!(benches, verdict);
+criterion_main!(benches);
