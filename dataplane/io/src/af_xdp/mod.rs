@@ -133,6 +133,8 @@ impl AfXdpPort {
             .map_err(at("registering the umem"))?;
         let shared = xdpilone::Socket::with_shared(&interface, &registered)
             .map_err(at("asking for the network namespace"))?;
+        socket::close_on_exec(&shared)
+            .map_err(|source| OpenError::Socket { step: "closing it on exec", source })?;
         let mut queue =
             registered.fq_cq(&shared).map_err(at("making the fill and completion rings"))?;
         let receiving_max = (options.frames - options.tx_ring) as usize;

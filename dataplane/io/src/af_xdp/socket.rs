@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use libc::{c_int, socklen_t};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 /// `SO_BUSY_POLL` of `asm-generic/socket.h`: microseconds that a call may spend in the driver.
 const SO_BUSY_POLL: c_int = 46;
@@ -20,6 +21,15 @@ const BUSY_POLL_US: c_int = 20;
 const BUSY_POLL_FRAMES: c_int = 64;
 
 const _: () = assert!(BUSY_POLL_FRAMES as usize == vipdp_core::port::BURST);
+
+/// Keeps the socket from programs that this process starts: a queue stays taken, and its frames
+/// away from the kernel, for as long as anybody has the socket open. The ring crate does not.
+pub(super) fn close_on_exec(socket: &xdpilone::Socket) -> io::Result<()> {
+    // SAFETY: `socket` keeps the descriptor open during the call.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) };
+    fcntl(socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(())
+}
 
 /// Lets the system calls on the socket drive the driver.
 pub(super) fn prefer_busy_poll(socket: BorrowedFd<'_>) -> io::Result<()> {
