@@ -64,12 +64,13 @@ answers_dns() {
     [[ $(ip netns exec "$PREFIX-$1" kdig +short +timeout=1 +retry=0 @127.0.0.1 id.server CH TXT 2>/dev/null) == "\"$1\"" ]]
 }
 
-# tcp_up NODE: scripts/lab/stream on port 8080.
+# tcp_up NODE: scripts/lab/stream on port 8080. A client that has said all it has to say still wants its transfer,
+# so -t.
 tcp_up() {
     local node=$1 record=$STATE/$1/stream.pid
     is_running "$record" && return
     launch "$record" "$STATE/$node/stream.log" "$PREFIX-$node" \
-        env PATH="$SCRIPTS/lab:$PATH" socat TCP6-LISTEN:8080,ipv6only=0,fork,reuseaddr,backlog=1024 \
+        env PATH="$SCRIPTS/lab:$PATH" socat -t 10000 TCP6-LISTEN:8080,ipv6only=0,fork,reuseaddr,backlog=1024 \
         EXEC:"stream $node"
     wait_for 10 listens_tcp "$node" || fail "nothing listens on $node: $(tail -n 5 "$STATE/$node/stream.log")"
 }
