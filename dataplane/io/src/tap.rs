@@ -11,10 +11,11 @@
 //! A write is a frame's way into the stack, done in the caller's context when `write` returns.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use nix::errno::Errno;
 use vipdp_core::port::{Host, Refused};
 
 /// Where the kernel hands out TAPs.
@@ -138,7 +139,7 @@ impl TapQueue {
         // ends in a zero byte; the kernel reads it and keeps no pointer.
         match unsafe { ioctl::tun_set_iff(file.as_raw_fd(), &raw const request) } {
             Ok(_) => Ok(Self { file }),
-            Err(nix::Error::EBUSY | nix::Error::EEXIST) if first => {
+            Err(Errno::EBUSY | Errno::EEXIST) if first => {
                 Err(TapError::Exists { name: name.into() })
             }
             Err(errno) => Err(TapError::Create { name: name.into(), source: errno.into() }),
@@ -149,12 +150,10 @@ impl TapQueue {
 impl Host for TapQueue {
     /// Writes the frame to the TAP. An interface that is down or gone refuses as a full one does.
     fn deliver(&mut self, frame: &[u8]) -> Result<(), Refused> {
-        match self.file.write(frame) {
+        match nix::unistd::write(&self.file, frame) {
             Ok(_) => Ok(()),
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EINVAL | libc::EMSGSIZE) => Err(Refused::TooLong),
-                _ => Err(Refused::Full),
-            },
+            Err(Errno::EINVAL | Errno::EMSGSIZE) => Err(Refused::TooLong),
+            Err(_) => Err(Refused::Full),
         }
     }
 

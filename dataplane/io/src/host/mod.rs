@@ -287,32 +287,32 @@ impl HostGuard {
         }
         // Any value but 0 keeps the kernel from answering for an address of scope host on another
         // interface, and the larger one of `all` and the NIC counts.
-        self.raise(Setting::new(Area::Ipv4, nic, "arp_ignore"), 1)?;
-        self.raise(Setting::new(Area::Ipv4, nic, "arp_announce"), 2)?;
+        self.raise(&Setting::new(Area::Ipv4, nic, "arp_ignore"), 1)?;
+        self.raise(&Setting::new(Area::Ipv4, nic, "arp_announce"), 2)?;
         if plan.group_mac {
             for area in [Area::Ipv4, Area::Ipv6] {
                 if area == Area::Ipv4 || plan.has_ipv6() {
-                    self.raise(Setting::new(area, nic, "drop_unicast_in_l2_multicast"), 1)?;
+                    self.raise(&Setting::new(area, nic, "drop_unicast_in_l2_multicast"), 1)?;
                 }
             }
         }
         if plan.busy_poll {
             for (key, value) in NAPI_SETTINGS {
-                self.set(Setting::new(Area::Device, nic, key), value)?;
+                self.set(&Setting::new(Area::Device, nic, key), value)?;
             }
         }
         Ok(())
     }
 
     /// Sets a setting unless its effective value is as high already.
-    fn raise(&mut self, setting: Setting, value: u32) -> Result<(), HostError> {
-        let effective = setting.read_effective().map_err(|source| failed(&setting, source))?;
+    fn raise(&mut self, setting: &Setting, value: u32) -> Result<(), HostError> {
+        let effective = setting.read_effective().map_err(|source| failed(setting, source))?;
         if effective >= value { Ok(()) } else { self.set(setting, &value.to_string()) }
     }
 
     /// Sets a setting that outlives us: first in the state file, then on the host.
-    fn set(&mut self, setting: Setting, value: &str) -> Result<(), HostError> {
-        let original = setting.read().map_err(|source| failed(&setting, source))?;
+    fn set(&mut self, setting: &Setting, value: &str) -> Result<(), HostError> {
+        let original = setting.read().map_err(|source| failed(setting, source))?;
         if original == value {
             return Ok(());
         }
@@ -323,7 +323,7 @@ impl HostGuard {
             ours: value.to_owned(),
         });
         file.save()?;
-        setting.write(value).map_err(|source| failed(&setting, source))
+        setting.write(value).map_err(|source| failed(setting, source))
     }
 
     /// Gives the TAP its settings, the state up and the VIPs, in this order.

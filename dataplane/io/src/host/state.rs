@@ -205,3 +205,73 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string(BOOT_ID)?.trim_end().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::setting::Area;
+    use super::*;
+
+    /// Opens the state file of an interface and records one change.
+    fn recorded(directory: &Path) -> StateFile {
+        let (mut file, is_left) = StateFile::open(directory, "nic0").unwrap();
+        assert!(!is_left);
+        file.begin().unwrap();
+        file.state.settings.push(Change {
+            setting: Setting::new(Area::Ipv4, "nic0", "arp_ignore"),
+            original: "0".into(),
+            ours: "1".into(),
+        });
+        file.save().unwrap();
+        file
+    }
+
+    /// Replaces `from` in the file that a dead process left, and opens it.
+    fn reopened(from: &str, to: &str) -> Result<(StateFile, bool), HostError> {
+        let directory = tempfile::tempdir().unwrap();
+        drop(recorded(directory.path()));
+        let path = directory.path().join("nic0.state");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&path, text.replace(from, to)).unwrap();
+        StateFile::open(directory.path(), "nic0")
+    }
+
+    #[test]
+    fn what_a_process_recorded_is_there_for_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = recorded(directory.path());
+        let state = first.state.clone();
+        let second = StateFile::open(directory.path(), "nic0").unwrap_err();
+        let pid = std::process::id().to_string();
+        assert!(matches!(&second, HostError::Running { pid: holder, .. } if *holder == pid));
+        assert!(StateFile::open(directory.path(), "nic1").is_ok(), "another interface's");
+
+        drop(first);
+        let (second, is_left) = StateFile::open(directory.path(), "nic0").unwrap();
+        assert!(is_left);
+        assert_eq!(second.state, state);
+        second.remove().unwrap();
+        assert!(!StateFile::open(directory.path(), "nic0").unwrap().1);
+    }
+
+    #[test]
+    fn changes_of_another_boot_are_gone_already() {
+        let boot = boot_id().unwrap();
+        let (file, is_left) = reopened(&boot, "11111111-2222-3333-4444-555555555555").unwrap();
+        assert!(!is_left && file.state.settings.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_is_refused_and_stays() {
+        for (from, to, reason) in [
+            ("\"format\": 1", "\"format\": 2", "its format is 2, not 1"),
+            ("\"settings\"", "\"sittings\"", "unknown field `sittings`"),
+            ("arp_ignore", "../../../../kernel/core_pattern", "is not a setting of an interface"),
+            ("\"nic0\"", "\"..\"", "is not a setting of an interface"),
+            ("]", "", "expected"),
+        ] {
+            let error = reopened(from, to).unwrap_err().to_string();
+            assert!(error.contains(reason) && error.contains("nic0.state"), "{error}");
+        }
+    }
+}

@@ -293,7 +293,8 @@ fn start_child(lab: &Lab, test: &str, state: &Path) -> Child {
 fn be_the_child(state: &Path) {
     let plan = HostPlan { egress_tap: Some(EgressTap::default()), ..plan(state) };
     let applied = apply(&plan);
-    writeln!(std::io::stdout(), "applied").unwrap();
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "applied").unwrap();
     let _ = std::io::stdin().read(&mut [0]);
     drop(applied);
 }
