@@ -15,17 +15,17 @@ impl Checksum {
     /// The sum of the pseudo-header that ICMPv6, UDP and TCP are summed with over IPv6 (RFC 8200,
     /// section 8.1). `len` is that of the upper layer's header and data, in bytes.
     pub fn pseudo_v6(src: Ipv6Addr, dst: Ipv6Addr, len: u32, protocol: u8) -> Self {
-        Self(u64::from(len) + u64::from(protocol)).add(&src.octets()).add(&dst.octets())
+        Self(u64::from(len) + u64::from(protocol)).with(&src.octets()).with(&dst.octets())
     }
 
-    /// Adds `bytes`. An odd last byte counts as the high half of a word, so only the last of
+    /// The sum with `bytes` added. An odd last byte counts as the high half of a word, so only the last of
     /// several pieces may be of odd length.
     ///
     /// Sums 32 bits at a time: the carries out of each half meet again in the end. The sum of less
     /// than 16 GiB cannot overflow.
     #[inline]
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn with(self, bytes: &[u8]) -> Self {
         let (words, tail) = bytes.as_chunks::<4>();
         let sum = words.iter().fold(self.0, |sum, &word| sum + u64::from(u32::from_be_bytes(word)));
         let mut last = [0; 4];
@@ -72,12 +72,12 @@ mod tests {
     #[test]
     fn the_example_of_rfc_1071_section_3() {
         let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
-        assert_eq!(Checksum::new().add(&bytes).finish(), !0xddf2);
+        assert_eq!(Checksum::new().with(&bytes).finish(), !0xddf2);
     }
 
     #[test]
     fn all_ones_fold_without_a_carry_left_over() {
-        assert_eq!(Checksum::new().add(&[0xff; 65_535]).finish(), by_definition(&[0xff; 65_535]));
+        assert_eq!(Checksum::new().with(&[0xff; 65_535]).finish(), by_definition(&[0xff; 65_535]));
         assert_eq!(Checksum(u64::MAX).finish(), 0);
     }
 
@@ -88,11 +88,11 @@ mod tests {
             cut in any::<prop::sample::Index>(),
         ) {
             let cut = cut.index(bytes.len() / 2 + 1) * 2;
-            let sum = Checksum::new().add(&bytes[..cut]).add(&bytes[cut..]);
+            let sum = Checksum::new().with(&bytes[..cut]).with(&bytes[cut..]);
             prop_assert_eq!(sum.finish(), by_definition(&bytes));
             if bytes.len() % 2 == 0 {
-                prop_assert!(sum.add(&sum.finish().to_be_bytes()).is_intact());
-                prop_assert!(!sum.add(&sum.finish().wrapping_add(1).to_be_bytes()).is_intact());
+                prop_assert!(sum.with(&sum.finish().to_be_bytes()).is_intact());
+                prop_assert!(!sum.with(&sum.finish().wrapping_add(1).to_be_bytes()).is_intact());
             }
         }
     }

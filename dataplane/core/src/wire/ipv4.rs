@@ -137,9 +137,9 @@ impl<'a> Packet<'a> {
         let packet = bytes.get(..total_len).ok_or(ParseError::Ipv4Truncated)?;
         let (with_options, payload) = packet.split_at(header_len);
         // The fixed part alone first: a sum over an array is unrolled.
-        let mut sum = Checksum::new().add(header.0);
+        let mut sum = Checksum::new().with(header.0);
         if header_len > HEADER_LEN {
-            sum = sum.add(&with_options[HEADER_LEN..]);
+            sum = sum.with(&with_options[HEADER_LEN..]);
         }
         if sum.is_intact() { Ok(Self { header, payload }) } else { Err(ParseError::Ipv4Checksum) }
     }
@@ -174,7 +174,7 @@ mod tests {
     fn with_checksum(mut packet: Vec<u8>) -> Vec<u8> {
         packet[10..12].fill(0);
         let header_len = usize::from(packet[0] & 0x0f) * 4;
-        let checksum = Checksum::new().add(&packet[..header_len]).finish();
+        let checksum = Checksum::new().with(&packet[..header_len]).finish();
         packet[10..12].copy_from_slice(&checksum.to_be_bytes());
         packet
     }

@@ -4,7 +4,7 @@
 //! accessors cannot panic, and, where the data plane also writes the format, functions that do.
 //!
 //! A view is made from bytes of any length and content. It keeps the fixed part of the header as
-//! a reference to an array, and a [`Field`](field::Field) names its place in that array by type:
+//! a reference to an array, and a `Field` names its place in that array by type:
 //! that a field lies within its header is decided when compiling, and nothing is left to check
 //! when it is read.
 

@@ -101,7 +101,7 @@ impl<'a> Message<'a> {
         // A message lies within an IPv6 payload, so that its length fits.
         let len = (HEADER_LEN + self.options.len()) as u32;
         let sum = Checksum::pseudo_v6(src, dst, len, protocol::ICMPV6);
-        sum.add(self.header).add(self.options).is_intact()
+        sum.with(self.header).with(self.options).is_intact()
     }
 }
 
@@ -160,7 +160,7 @@ pub fn emit_advertisement(
     field::OPTION_HEADER.write(message, [TARGET_LINK_ADDRESS, 1]);
     field::OPTION_MAC.write(message, mac.0);
     let sum = Checksum::pseudo_v6(target, dst, ADVERTISEMENT_LEN as u32, protocol::ICMPV6);
-    field::CHECKSUM.write(message, sum.add(message).finish().to_be_bytes());
+    field::CHECKSUM.write(message, sum.with(message).finish().to_be_bytes());
 }
 
 #[cfg(test)]
