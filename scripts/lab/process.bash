@@ -49,15 +49,30 @@ launch() {
     echo "$pid $(start_time "$pid" || echo over)" >"$record"
 }
 
-# end RECORD [SIGNAL]: sends the signal (TERM), and KILL if that is not enough within 10 s; waits for the end.
+# end RECORD [SIGNAL]: sends the signal (TERM) and waits for the end; fails if it took KILL after 10 s.
 end() {
-    local record=$1 signal=${2:-TERM} pid
+    local record=$1 signal=${2:-TERM} pid status=0
     if pid=$(pid_of "$record"); then
         kill -s "$signal" "$pid" 2>/dev/null || true
         if ! wait_for 10 is_over "$record"; then
             kill -s KILL "$pid" 2>/dev/null || true
             wait_for 10 is_over "$record" || fail "process $pid does not end"
+            status=1
         fi
     fi
     rm -f "$record"
+    return "$status"
+}
+
+# end_all RECORD...: ends them side by side.
+end_all() {
+    local record pid
+    for record; do
+        if pid=$(pid_of "$record"); then
+            kill -s TERM "$pid" 2>/dev/null || true
+        fi
+    done
+    for record; do
+        end "$record" || say "killed, since SIGTERM did not end it: ${record%.pid}" >&2
+    done
 }
