@@ -152,6 +152,8 @@ pub(super) struct ClusterRead<'s> {
     pub(super) config: Option<ClusterFile>,
     /// The slots of the members that could be read, without removed ones.
     pub(super) slots: Vec<Slot>,
+    /// The slots of removed members.
+    pub(super) removed: Vec<Slot>,
     /// Whether members are missing from `slots`.
     pub(super) slots_incomplete: bool,
     /// The key file, if it is named.
@@ -161,7 +163,13 @@ pub(super) struct ClusterRead<'s> {
 /// Reads the cluster's file.
 pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> ClusterRead<'s> {
     let Some(mut section) = document.parse(errors) else {
-        return ClusterRead { config: None, slots: Vec::new(), slots_incomplete: true, key: None };
+        return ClusterRead {
+            config: None,
+            slots: Vec::new(),
+            removed: Vec::new(),
+            slots_incomplete: true,
+            key: None,
+        };
     };
     let directory = document.path.parent().unwrap_or(Path::new(""));
     let key = section
@@ -171,14 +179,16 @@ pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> ClusterRe
     let slots_incomplete = errors.len() > before;
     let rest = read_rest(&mut section, &members, errors);
     section.finish(errors);
-    let present = members.iter().filter(|member| !member.removed);
-    let slots = present.map(|member| member.slot.value).collect();
+    let (removed, present): (Vec<_>, Vec<_>) =
+        members.iter().map(|member| (member.removed, member.slot.value)).partition(|each| each.0);
+    let slots = |members: Vec<(bool, Slot)>| members.into_iter().map(|each| each.1).collect();
+    let (removed, slots) = (slots(removed), slots(present));
     let config = rest.and_then(|rest| {
         let mut members: Vec<_> = members.into_iter().map(Member::config).collect();
         members.sort_by_key(|member| member.slot);
         Some(ClusterFile { key_path: key.as_ref()?.value.clone(), members, ..rest })
     });
-    ClusterRead { config, slots, slots_incomplete, key }
+    ClusterRead { config, slots, removed, slots_incomplete, key }
 }
 
 /// Everything but the members and the key file's path.
@@ -499,7 +509,8 @@ fn members<'s>(section: &mut Section<'s>, errors: &mut Errors) -> Vec<Member<'s>
             Err(error) => errors.push(error),
         }
     }
-    if errors.len() == before && members.iter().all(|member| member.removed) {
+    if errors.len() == before && !members.is_empty() && members.iter().all(|member| member.removed)
+    {
         let remedy = "keep at least one member without removed = true";
         errors.push(place.error_found("only removed members".into(), remedy));
     }
@@ -555,7 +566,7 @@ fn check_unique<'a, 's: 'a, T: std::hash::Hash + Eq>(
     for (place, value) in members.iter().filter_map(of) {
         if let Some(first) = seen.get(&value) {
             let why = format!(", which is {} in line {}", first.key(), first.line());
-            errors.push(place.error(&why, format!("give each member a {what} of its own")));
+            errors.push(place.error(&why, format!("give each member its own {what}")));
         } else {
             seen.insert(value, place);
         }

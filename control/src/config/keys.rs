@@ -126,7 +126,11 @@ pub(super) fn read(path: &Path, text: &str, errors: &mut Errors) -> Option<Keys>
             ["hash", secret] => reader.hash_line(at + 1, secret),
             [id, secret] => reader.key_line(at + 1, id, secret, false),
             [id, secret, "send"] => reader.key_line(at + 1, id, secret, true),
-            _ => reader.error(Some(at + 1), "a line of another form", LINE_REMEDY),
+            _ => reader.error(
+                Some(at + 1),
+                "a line that is neither a hash key nor a heartbeat key",
+                LINE_REMEDY,
+            ),
         }
     }
     reader.finish(before)
@@ -162,19 +166,24 @@ impl KeyReader<'_> {
             Some(key) => self.hash = Some(key),
             None => self.error(
                 Some(line),
-                "a hash key of another form, or all zeros",
-                "give 32 hexadecimal digits (16 bytes), as `vipdp keygen` makes them",
+                "a hash key that is not 32 hexadecimal digits, or all zeros",
+                "take the line over from another node, or from a file that `vipdp keygen` makes",
             ),
         }
     }
 
     fn key_line(&mut self, line: usize, id: &str, secret: &str, sends: bool) {
         let Some(id) = id.parse::<u8>().ok().filter(|&id| id != 0) else {
-            return self.error(Some(line), "a line that starts with no key id", LINE_REMEDY);
+            return self.error(
+                Some(line),
+                "a line that starts with neither `hash` nor a key id",
+                LINE_REMEDY,
+            );
         };
         let Some(secret) = secret_of(secret) else {
-            let found = format!("key {id} of another form, or all zeros");
-            let remedy = "give 64 hexadecimal digits (32 bytes), as `vipdp keygen` makes them";
+            let found = format!("key {id} that is not 64 hexadecimal digits, or all zeros");
+            let remedy =
+                "take the line over from another node, or from a file that `vipdp keygen` makes";
             return self.error(Some(line), &found, remedy);
         };
         if let Some((first, _)) = self.keys.iter().find(|(_, key)| key.id == id) {

@@ -19,10 +19,10 @@ mod node;
 mod reader;
 mod timing;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use cluster::{
     ClusterFile, HeartbeatConfig, HeartbeatTransport, IngressMode, MemberConfig, PartitionGuard,
@@ -36,7 +36,9 @@ pub use node::{
 };
 pub use timing::TimingConfig;
 
+use cluster::ClusterRead;
 use reader::{Document, Errors, Located};
+use vipdp_core::slot::Slot;
 
 /// Everything a node is told by its operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +88,10 @@ impl Config {
         let mut errors = Errors::new();
         match Self::check(path, read, &mut errors) {
             Some(config) if errors.is_empty() => Ok(config),
-            _ => Err(ConfigErrors::new(errors)),
+            _ => {
+                sort(&mut errors, path);
+                Err(ConfigErrors::new(errors))
+            }
         }
     }
 
@@ -95,46 +100,33 @@ impl Config {
         read: impl Fn(&Path) -> io::Result<Source>,
         errors: &mut Errors,
     ) -> Option<Self> {
-        let named = "name the node's file with --config";
-        let source = read(path).map_err(|error| errors.push(unreadable(path, &error, named)));
-        let source = source.ok()?;
-        let document = Document { path, text: &source.text };
-        let node = node::read(document, errors);
-        sort_by_line(errors, 0);
+        let source = match read(path) {
+            Ok(source) => source,
+            Err(error) => {
+                let remedy = "name the node's file with --config";
+                let found = format!("no readable file ({error})");
+                errors.push(about_file(path, found, remedy));
+                return None;
+            }
+        };
+        let node = node::read(Document { path, text: &source.text }, errors);
 
         let cluster_path = node.cluster?;
-        let cluster_source = open(&cluster_path, &read, errors)?;
-        let document = Document { path: &cluster_path.value, text: &cluster_source.text };
-        let before = errors.len();
-        let cluster = cluster::read(document, errors);
-        if let Some(slot) = &node.slot
-            && !cluster.slots.contains(&slot.value)
-            && !cluster.slots_incomplete
-        {
-            let slots: Vec<_> = cluster.slots.iter().map(ToString::to_string).collect();
-            let members = cluster_path.value.display();
-            let remedy = format!("give the slot of a member of {members}: {}", slots.join(", "));
-            errors.push(slot.place.error(", the slot of no member", remedy));
+        let source = open(&cluster_path, &read, errors)?;
+        let cluster =
+            cluster::read(Document { path: &cluster_path.value, text: &source.text }, errors);
+        if let Some(slot) = &node.slot {
+            check_slot(slot, &cluster, errors);
         }
-        sort_by_line(errors, before);
 
         let key_path = cluster.key?;
-        let key_source = open(&key_path, &read, errors)?;
-        if key_source.mode & 0o077 != 0 {
-            errors.push(ConfigError {
-                file: key_path.value.clone(),
-                line: None,
-                key: None,
-                found: format!(
-                    "mode {:04o}, which lets others than its owner at the secrets",
-                    key_source.mode & 0o7777
-                ),
-                remedy: "run `chmod 600` on it".into(),
-            });
+        let source = open(&key_path, &read, errors)?;
+        if source.mode & 0o077 != 0 {
+            let mode = source.mode & 0o7777;
+            let found = format!("mode {mode:04o}, which lets others than its owner at the secrets");
+            errors.push(about_file(&key_path.value, found, "run `chmod 600` on it"));
         }
-        let before = errors.len();
-        let keys = keys::read(&key_path.value, &key_source.text, errors);
-        sort_by_line(errors, before);
+        let keys = keys::read(&key_path.value, &source.text, errors);
         let (cluster, keys) = (cluster.config?, keys?);
         let cluster_hash = canonical::hash(&cluster, &keys);
         Some(Self { node: node.config?, cluster, keys, cluster_hash })
@@ -147,37 +139,52 @@ impl Config {
     }
 }
 
+/// The node's slot is that of a member.
+fn check_slot(slot: &Located<'_, Slot>, cluster: &ClusterRead<'_>, errors: &mut Errors) {
+    if cluster.slots_incomplete || cluster.slots.contains(&slot.value) {
+        return;
+    }
+    let removed = cluster.removed.contains(&slot.value);
+    let why = if removed { ", the slot of a removed member" } else { ", the slot of no member" };
+    let slots: Vec<_> = cluster.slots.iter().map(ToString::to_string).collect();
+    let remedy = format!("give the slot of a member: {}", slots.join(", "));
+    errors.push(slot.place.error(why, remedy));
+}
+
 /// Reads a file that another one names.
 fn open(
-    named: &Located<'_, std::path::PathBuf>,
+    named: &Located<'_, PathBuf>,
     read: impl Fn(&Path) -> io::Result<Source>,
     errors: &mut Errors,
 ) -> Option<Source> {
-    let reader = format!(
-        "name a readable file in line {} of the file that names it, key `{}`",
-        named.place.line(),
-        named.place.key()
-    );
-    read(&named.value).map_err(|error| errors.push(unreadable(&named.value, &error, &reader))).ok()
+    let refuse = |error: io::Error| {
+        let why = format!(", no readable file ({error})");
+        errors.push(named.place.error(&why, "name a file that vipdp may read"));
+    };
+    read(&named.value).map_err(refuse).ok()
 }
 
-fn unreadable(path: &Path, error: &io::Error, remedy: &str) -> ConfigError {
-    ConfigError {
-        file: path.to_owned(),
-        line: None,
-        key: None,
-        found: format!("a file that cannot be read ({error})"),
-        remedy: remedy.into(),
+/// An error about a file as a whole.
+fn about_file(path: &Path, found: String, remedy: &str) -> ConfigError {
+    ConfigError { file: path.to_owned(), line: None, key: None, found, remedy: remedy.into() }
+}
+
+/// Puts the errors into the order of the files, and of the lines in each.
+fn sort(errors: &mut Errors, node: &Path) {
+    let mut files = vec![node.to_owned()];
+    for error in errors.iter() {
+        if !files.contains(&error.file) {
+            files.push(error.file.clone());
+        }
     }
-}
-
-/// Puts the errors from `start` on into the order of their files' lines.
-fn sort_by_line(errors: &mut Errors, start: usize) {
-    let file = errors.get(start).map(|error| error.file.clone());
-    errors[start..].sort_by_key(|error| (Some(&error.file) != file.as_ref(), error.line));
+    errors.sort_by_key(|error| (files.iter().position(|file| *file == error.file), error.line));
 }
 
 fn read_file(path: &Path) -> io::Result<Source> {
+    // A pipe or a device could keep the reader waiting for ever.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
     let file = File::open(path)?;
     let metadata = file.metadata()?;
     let mut text = String::new();

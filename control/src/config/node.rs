@@ -211,7 +211,7 @@ fn read_rest(
         let remedy = "give the host's interface a name of its own, for example \"vipdp0\"";
         errors.push(tap.place.error(", which is `interface`", remedy));
     }
-    let cores = section.optional("cores", errors, cores);
+    let cores = cores(section, errors);
     let poll = section.or_default("poll", PollMode::Adaptive, errors, |f| {
         f.choice(&[("adaptive", PollMode::Adaptive), ("busy", PollMode::Busy)])
     });
@@ -235,7 +235,7 @@ fn read_rest(
         slot: Slot::new(0)?,
         cluster_path: PathBuf::new(),
         heartbeat_interface: heartbeat_interface.map_or(interface.clone(), |name| name.value),
-        cores: cores.map(|cores| cores.value),
+        cores,
         poll,
         tap: tap.map_or_else(|| InterfaceName(TAP_DEFAULT.into()), |tap| tap.value),
         egress,
@@ -318,20 +318,26 @@ fn log_level(field: &Field<'_>) -> Result<LogLevel, ConfigError> {
     ])
 }
 
-fn cores(field: &Field<'_>) -> Result<Box<[usize]>, ConfigError> {
-    let elements = field.elements("a list of core numbers, for example [0, 1]")?;
-    if elements.is_empty() {
-        let remedy = "name at least one core, or remove the key to use all";
-        return Err(field.place.error("", remedy));
-    }
-    let mut cores = Vec::new();
-    for element in elements {
-        let core = element.integer(0..=CORES_MAX - 1, "a core number")? as usize;
-        if cores.contains(&core) {
-            let remedy = "name each core once: worker n runs on cores[n % len]";
-            return Err(element.place.error(", for the second time", remedy));
+/// `cores`: each once, at least one if the key is there.
+fn cores(section: &mut Section<'_>, errors: &mut Errors) -> Option<Box<[usize]>> {
+    let list = section.optional("cores", errors, |f| {
+        let elements = f.elements("a list of core numbers, for example [0, 1]")?;
+        if elements.is_empty() {
+            let remedy = "name at least one core, or remove the key to use all";
+            return Err(f.place.error("", remedy));
         }
-        cores.push(core);
+        Ok(elements)
+    });
+    let mut cores = Vec::new();
+    for element in list?.value {
+        match element.integer(0..=CORES_MAX - 1, "a core number") {
+            Ok(core) if cores.contains(&(core as usize)) => {
+                let remedy = "name each core once: worker n runs on cores[n % len]";
+                errors.push(element.place.error(", for the second time", remedy));
+            }
+            Ok(core) => cores.push(core as usize),
+            Err(error) => errors.push(error),
+        }
     }
-    Ok(cores.into())
+    Some(cores.into())
 }

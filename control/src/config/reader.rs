@@ -188,11 +188,13 @@ impl<'s> Field<'s> {
     }
 
     fn wrong_type(&self, expected: &str) -> ConfigError {
-        let found = match self.value.type_str() {
-            kind @ ("array" | "integer") => format!("an {kind}"),
-            kind => format!("a {kind}"),
-        };
-        self.place.error_found(found, format!("give {expected}"))
+        let remedy = format!("give {expected}");
+        match self.value.type_str() {
+            "array" => self.place.error_found("an array".into(), remedy),
+            "table" => self.place.error_found("a table".into(), remedy),
+            "integer" => self.place.error(", an integer", remedy),
+            scalar => self.place.error(&format!(", a {scalar}"), remedy),
+        }
     }
 }
 
@@ -235,7 +237,7 @@ impl<'s> Section<'s> {
             self.known.insert(key);
             let missing = self.place.below(key, self.place.span.clone());
             let remedy = format!("add it, for example `{example}`");
-            errors.push(missing.error_found("no such key".into(), remedy));
+            errors.push(missing.error_found("nothing".into(), remedy));
             return None;
         }
         self.optional(key, errors, read)

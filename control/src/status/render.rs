@@ -158,7 +158,10 @@ fn member_cells(member: &MemberStatus, buckets: usize) -> Vec<String> {
         format!("{}%", u32::from(member.share) * 100 / 255),
         member.buckets.to_string(),
         format!("{}.{}%", thousandths / 10, thousandths % 10),
-        member.last_heard_ms.map_or_else(dash, |ms| format!("{ms} ms")),
+        member.last_heard_ms.map_or_else(dash, |ms| match ms {
+            0..10_000 => format!("{ms} ms"),
+            _ => duration(ms),
+        }),
         member.address.map_or_else(dash, |address| address.to_string()),
         member.mac.clone().unwrap_or_else(dash),
     ]
