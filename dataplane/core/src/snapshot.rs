@@ -78,6 +78,11 @@ impl Holdings {
         };
     }
 
+    /// Whether nothing is held: neither owned nor granted.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|&byte| byte == FOREIGN)
+    }
+
     /// How many buckets are [`Owned`](Holding::Owned).
     pub fn owned(&self) -> usize {
         self.0.iter().filter(|&&byte| byte == OWNED).count()
@@ -281,6 +286,10 @@ mod tests {
         assert_eq!(holdings.get(bucket(1)), Holding::Foreign);
         assert_eq!(holdings.get(bucket(7)), Holding::Granted(Slot::new(63).unwrap()));
         assert_eq!(holdings.owned(), 2);
+        assert!(Holdings::none().is_empty() && !holdings.is_empty());
+        let mut granted = Holdings::none();
+        granted.set(bucket(7), Holding::Granted(Slot::new(0).unwrap()));
+        assert!(!granted.is_empty());
     }
 
     #[test]

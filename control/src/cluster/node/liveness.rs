@@ -1,0 +1,83 @@
+//! Who is alive, who hears whom, and with whom this node can agree.
+
+use vipdp_core::slot::{SLOTS, Slot};
+
+use super::{Node, Output};
+use crate::cluster::config::SlotSet;
+
+impl Node {
+    /// Buries those of whom nothing new was known for D, and forgets sessions that never joined.
+    pub(super) fn expire(&mut self, out: &mut Vec<Output>) {
+        let (now, detection) = (self.now, self.detection_ns());
+        for slot in self.others() {
+            let peer = self.peer_mut(slot);
+            peer.pending.take_if(|&mut (_, heard_at)| now >= heard_at + detection);
+            if peer.alive && now >= peer.known_at + detection {
+                self.bury(slot, out);
+            }
+        }
+    }
+
+    /// Takes a node for dead: its claims are void.
+    pub(super) fn bury(&mut self, slot: Slot, out: &mut Vec<Output>) {
+        let now = self.now;
+        let peer = self.peer_mut(slot);
+        // To come and go without buckets harms nobody.
+        if !peer.claims.is_empty() {
+            peer.penalty.add(now);
+        }
+        peer.bury();
+        self.close_batch(slot, out);
+        self.unsettled = true;
+    }
+
+    /// Whether this node hears `slot`: directly within D, or within 3D if others say it is alive.
+    /// A node that was heard within D is alive, so the longer time is the only one to look at.
+    pub(super) fn hears(&self, slot: Slot) -> bool {
+        let peer = self.peer(slot);
+        peer.alive && peer.heard_seq > 0 && self.now < peer.heard_at + 3 * self.detection_ns()
+    }
+
+    /// Whether this node and `slot` hear each other.
+    pub(super) fn mutual(&self, slot: Slot) -> bool {
+        self.peer(slot).hears.contains(self.me) && self.peer(slot).knows_me && self.hears(slot)
+    }
+
+    /// Finds the clique: live nodes of which each hears each other, chosen greedily, those first
+    /// who are in most mutual pairs, then whom most hear, then the lowest slot.
+    pub(super) fn update_clique(&mut self) {
+        let mut rows = [SlotSet::EMPTY; SLOTS];
+        let mut live: SlotSet = self.others().filter(|&slot| self.peer(slot).alive).collect();
+        for slot in live.iter() {
+            rows[slot.index()] = self.peer(slot).hears;
+            if !self.peer(slot).knows_me {
+                rows[slot.index()].remove(self.me);
+            }
+        }
+        rows[self.me.index()] = live.iter().filter(|&slot| self.hears(slot)).collect();
+        live.insert(self.me);
+        let mut heard_by = [SlotSet::EMPTY; SLOTS];
+        for slot in live.iter() {
+            for heard in rows[slot.index()].and(live).iter() {
+                heard_by[heard.index()].insert(slot);
+            }
+        }
+        let pairs = |slot: Slot| rows[slot.index()].and(heard_by[slot.index()]);
+        let mut order: Vec<_> = live.iter().collect();
+        order.sort_by_key(|&slot| {
+            std::cmp::Reverse((pairs(slot).len(), heard_by[slot.index()].len()))
+        });
+        let mut clique = SlotSet::EMPTY;
+        for slot in order {
+            if clique.is_subset(pairs(slot)) {
+                clique.insert(slot);
+            }
+        }
+        self.clique = clique;
+        if clique.contains(self.me) {
+            self.excluded_since = None;
+        } else {
+            self.excluded_since.get_or_insert(self.now);
+        }
+    }
+}

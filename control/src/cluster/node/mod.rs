@@ -1,0 +1,395 @@
+//! The cluster protocol of one node, as a pure state machine.
+//!
+//! Time and events go in, actions come out: [`Node::step`] owns no socket, timer, clock or thread.
+//! There is no leader. Each node decides for itself which buckets it should serve, from what the
+//! others say in their heartbeats, and conflicts resolve by fixed rules.
+//!
+//! # Always
+//! - A bucket is *owned*, *granted* to another node, or neither; the table that is published says
+//!   the same as the claims in the heartbeat that follows it.
+//! - A grant is never withdrawn: it ends when the other node has taken over, has died or has
+//!   started anew.
+//! - A bucket that others may hold is claimed only after all that this node hears of have said,
+//!   in answer, that they do not claim it, or after 2h without their answer.
+//!
+//! # Parts
+//! ```text
+//! receive    messages: sessions, sequence numbers, acknowledgements, relayed liveness
+//! liveness   who is alive, who hears whom, the clique
+//! targets    who should own each bucket
+//! ownership  candidacy, claims, conflicts
+//! transfer   planned moves
+//! phase      listening, hold, drain, damping, fencing, configurations, a late loop
+//! send       messages out, acknowledged leases
+//! view       what is told to operators
+//! ```
+//!
+//! # Ownership of one bucket
+//! ```text
+//!            target is me, nobody claims it          all others answered, or 2h
+//!   Idle ------------------------------> Candidate ------------------------> Owner
+//!    ^ ^ <------ somebody claims it ---------'                               | |  ^
+//!    | '---------- the target claims it; fenced; late by more than D - h ----' |  |
+//!    |                                                                         |  |
+//!    '-- Yielding <---- the target is another node that hears me --------------'  |
+//!     echoed, or it died                  transfer received, from any state ------'
+//! ```
+
+mod liveness;
+mod ownership;
+mod peer;
+mod phase;
+mod receive;
+mod send;
+mod targets;
+mod transfer;
+mod view;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use vipdp_core::bucket::{BUCKETS, BucketSet};
+use vipdp_core::slot::{SLOTS, Slot};
+use vipdp_core::snapshot::Holdings;
+use vipdp_core::wire::ethernet::MacAddr;
+
+use super::auth::OpenError;
+use super::config::{ClusterConfig, SlotSet, Timing};
+use super::wire::Message;
+
+use ownership::Cohort;
+use peer::Peer;
+use send::{Jitter, SentTimes};
+use targets::Targets;
+
+pub use view::{Life, MemberView, State, View};
+
+/// One node's part in the cluster protocol.
+#[derive(Debug)]
+pub struct Node {
+    me: Slot,
+    session: u64,
+    config: Arc<ClusterConfig>,
+    /// A newer configuration that is not activated yet.
+    staged: Option<Arc<ClusterConfig>>,
+    /// h, m and the rest, of `config`.
+    timing: Timing,
+    /// The latest time that was told.
+    now: u64,
+    /// When the next tick was asked for.
+    deadline: u64,
+    peers: Box<[Peer]>,
+    /// A node that uses this node's slot: its session, its sequence number, whether it was
+    /// reported.
+    duplicate: Option<(u64, u64, bool)>,
+    own_mac: Option<MacAddr>,
+
+    // What this node is up to: `phase`.
+    listen_until: Option<u64>,
+    /// Until when a cluster that starts as a whole waits for those that still listen.
+    cold_until: u64,
+    /// When the share may rise from 0 again.
+    hold_until: Option<u64>,
+    draining: bool,
+    drained_at: u64,
+    willing: bool,
+    gateway: bool,
+    fenced: bool,
+    /// A newer start of this node's slot has taken its place.
+    superseded: bool,
+    share: u8,
+    /// The time of the last defence of a VIP against a foreign claim.
+    defended_at: Option<u64>,
+
+    // Who should own and who owns: `liveness`, `targets`, `ownership`, `transfer`.
+    clique: SlotSet,
+    /// Since when this node is not in the clique.
+    excluded_since: Option<u64>,
+    targets: Targets,
+    owned: BucketSet,
+    /// All that is granted: the open batches of all peers.
+    yielding: BucketSet,
+    cohorts: Vec<Cohort>,
+    /// The buckets that nobody has claimed for so long that this node may.
+    orphans: BucketSet,
+    /// The buckets that somebody claims, this node included.
+    claimed: BucketSet,
+    /// Since when each bucket that is not in `claimed` is not.
+    unclaimed_since: Box<[u64]>,
+    /// Buckets whose flows may still be here, and until when, oldest first.
+    lingering: Vec<(u64, BucketSet)>,
+    /// Something changed that ownership depends on.
+    unsettled: bool,
+
+    // What was told to others: `send`.
+    seq: u64,
+    sent: SentTimes,
+    jitter: Jitter,
+    next_beat: u64,
+    last_beat: u64,
+    /// A heartbeat is due before its time.
+    beat_now: bool,
+    last_join: u64,
+    /// A join is due.
+    join_now: bool,
+    /// What is held of each bucket, as it was last published.
+    holdings: Holdings,
+    /// Something changed that `holdings` does not show yet.
+    table_changed: bool,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A message that [`open`](super::auth::open) has let in.
+    Message(Box<Message>),
+    /// Whether the service is healthy and the data plane makes progress. A node that never heard
+    /// of it takes itself for willing.
+    Health {
+        /// Whether it is.
+        willing: bool,
+    },
+    /// Whether the operator wants this node to hand over all it has.
+    Drain(bool),
+    /// Whether the router is reached. It is not until this says so.
+    Gateway(bool),
+    /// A new configuration was read. It is activated once all live peers have it too.
+    Config(Arc<ClusterConfig>),
+    /// This node's own MAC address on the segment.
+    OwnMac(MacAddr),
+    /// Somebody was heard, by ARP or NDP, to answer for a VIP with a MAC address of its own.
+    WireClaim {
+        /// The VIP.
+        address: IpAddr,
+        /// The sender's MAC address.
+        mac: MacAddr,
+    },
+    /// The time of the last [`Output::NextDeadline`] has come, and all messages that have arrived
+    /// by now have been fed in.
+    Tick,
+}
+
+/// What to do now, in this order.
+#[derive(Debug)]
+pub enum Output {
+    /// Publish this to the data plane.
+    PublishTable {
+        /// What this node holds of each bucket.
+        holdings: Holdings,
+        /// When the data plane stops accepting new flows, unless it is told anew.
+        lease_until_ns: u64,
+    },
+    /// This node has become the owner of these. They are in the table that follows.
+    Claim(BucketSet),
+    /// This node is owner of these no more, and has not handed them over.
+    Release(BucketSet),
+    /// Seal the message and send it.
+    Send {
+        /// To whom.
+        to: Destination,
+        /// The message.
+        message: Box<Message>,
+    },
+    /// Others serve these from now on; flows that began here stay.
+    LingerStart(BucketSet),
+    /// No flow of these is kept any more.
+    LingerEnd(BucketSet),
+    /// Announce this VIP as ours, since somebody else does (RFC 5227, section 2.4).
+    Defend(IpAddr),
+    /// The message was not taken, and changed nothing but for what the reason says.
+    Refused(Slot, OpenError),
+    /// Something that an operator should know.
+    Alarm(Alarm),
+    /// Call [`Node::step`] with [`Input::Tick`] at this time, or at once when it has passed. It
+    /// replaces the one before, and is the last output of every step.
+    NextDeadline(u64),
+}
+
+/// To whom a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// To all members.
+    Multicast,
+    /// To one. Others may hear it: it says whom it is for.
+    Slot(Slot),
+}
+
+/// Something that an operator should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// Another node uses this node's slot.
+    DuplicateSlot {
+        /// The other node's session.
+        session: u64,
+    },
+    /// The others have taken a newer start of this slot for this node: it is out for good.
+    Superseded,
+    /// A peer runs a configuration of the same generation with other contents.
+    ConfigMismatch {
+        /// The peer.
+        slot: Slot,
+    },
+    /// Somebody who is no member answers for a VIP.
+    ForeignClaim {
+        /// The VIP.
+        address: IpAddr,
+        /// Its MAC address.
+        mac: MacAddr,
+    },
+    /// The control thread stood still so long that the lease ran out: all buckets were released.
+    Late {
+        /// How late it was.
+        late_ns: u64,
+    },
+    /// This node may be cut off from the others, and serves nothing, or does so again.
+    Fenced(bool),
+    /// A configuration was activated.
+    Activated {
+        /// Its generation.
+        generation: u32,
+    },
+}
+
+impl Node {
+    /// A node that has just started, and listens.
+    ///
+    /// `session` is random, one per start (0 is taken for 1); `seed` spreads its heartbeats over
+    /// time. If `me` is no member, or a tombstone, the node takes part without a share.
+    pub fn new(config: Arc<ClusterConfig>, me: Slot, session: u64, seed: u64, now_ns: u64) -> Self {
+        let timing = config.timing();
+        let window = timing.detection_ns() + timing.heartbeat_ns;
+        Self {
+            me,
+            session: session.max(1),
+            staged: None,
+            timing,
+            now: now_ns,
+            deadline: now_ns,
+            peers: (0..SLOTS).map(|_| Peer::default()).collect(),
+            duplicate: None,
+            own_mac: None,
+            listen_until: Some(now_ns + window),
+            cold_until: now_ns + 2 * window,
+            hold_until: None,
+            draining: false,
+            drained_at: 0,
+            willing: true,
+            gateway: false,
+            fenced: false,
+            superseded: false,
+            share: 0,
+            defended_at: None,
+            clique: SlotSet::EMPTY,
+            excluded_since: None,
+            targets: Targets::new(),
+            owned: BucketSet::EMPTY,
+            yielding: BucketSet::EMPTY,
+            cohorts: Vec::new(),
+            orphans: BucketSet::EMPTY,
+            claimed: BucketSet::EMPTY,
+            unclaimed_since: vec![now_ns; BUCKETS].into(),
+            lingering: Vec::new(),
+            unsettled: true,
+            seq: 0,
+            sent: SentTimes::new(),
+            jitter: Jitter::new(seed ^ session),
+            next_beat: now_ns,
+            last_beat: 0,
+            beat_now: false,
+            last_join: 0,
+            join_now: false,
+            holdings: Holdings::none(),
+            table_changed: true,
+            config,
+        }
+    }
+
+    /// Takes `input` in at the time `now_ns` and appends what to do to `out`.
+    ///
+    /// Time is monotonic, in nanoseconds; a time before the last one is taken for the last one.
+    /// After waking up, feed in all messages that have arrived before the tick: a node that has
+    /// slept does not take others for dead whose heartbeats are waiting.
+    pub fn step(&mut self, now_ns: u64, input: Input, out: &mut Vec<Output>) {
+        self.now = self.now.max(now_ns);
+        self.doubt_if_late(out);
+        let ticks = matches!(input, Input::Tick);
+        match input {
+            Input::Message(message) => self.receive(&message, out),
+            Input::Health { willing } => self.set_willing(willing),
+            Input::Drain(drain) => self.set_draining(drain),
+            Input::Gateway(reached) => self.set_gateway(reached),
+            Input::Config(config) => self.stage(config),
+            Input::OwnMac(mac) => self.own_mac = Some(mac),
+            Input::WireClaim { address, mac } => self.hear_wire_claim(address, mac, out),
+            Input::Tick => self.expire(out),
+        }
+        if ticks || self.unsettled || !self.cohorts.is_empty() {
+            self.settle(ticks, out);
+        }
+        let beats = ticks && self.beat_is_due();
+        // The table first: what is said to others is true by the time they hear it.
+        if self.table_changed || beats {
+            self.publish(out);
+        }
+        self.send_new(out);
+        if beats {
+            self.send_beat(out);
+        }
+        if ticks {
+            self.send_join_if_due(out);
+        }
+        self.promise(ticks, out);
+    }
+
+    /// Brings phase, clique, targets and ownership up to date with what was heard. What depends on
+    /// time having passed is left to a tick.
+    fn settle(&mut self, ticks: bool, out: &mut Vec<Output>) {
+        self.unsettled = false;
+        self.activate_if_agreed(out);
+        self.end_listening(ticks);
+        self.fence_if_cut_off(ticks, out);
+        self.update_share(ticks);
+        self.update_clique();
+        self.update_claimed();
+        if self.serves() {
+            self.update_targets();
+            self.resolve(ticks, out);
+        }
+        if ticks {
+            self.end_lingering(out);
+        }
+    }
+
+    /// Whether this node may own anything: it neither listens nor is fenced.
+    fn serves(&self) -> bool {
+        self.listen_until.is_none() && !self.fenced && !self.superseded
+    }
+
+    /// D, in nanoseconds.
+    fn detection_ns(&self) -> u64 {
+        self.timing.detection_ns()
+    }
+
+    /// Whom this node listens to: members of the configuration that it runs or has staged.
+    fn admits(&self, slot: Slot) -> bool {
+        let present = |config: &Arc<ClusterConfig>| config.present().contains(slot);
+        present(&self.config) || self.staged.as_ref().is_some_and(present)
+    }
+
+    /// All slots but this node's own.
+    fn others(&self) -> impl Iterator<Item = Slot> + use<> {
+        let me = self.me;
+        Slot::all().filter(move |&slot| slot != me)
+    }
+
+    fn peer(&self, slot: Slot) -> &Peer {
+        &self.peers[slot.index()]
+    }
+
+    fn peer_mut(&mut self, slot: Slot) -> &mut Peer {
+        &mut self.peers[slot.index()]
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+//! Candidacy, claims and conflicts.
+
+use vipdp_core::bucket::{Bucket, BucketSet};
+use vipdp_core::slot::Slot;
+
+use super::peer::Candidacy;
+use super::targets::Tier;
+use super::{Node, Output};
+use crate::cluster::config::SlotSet;
+
+/// Buckets that this node became candidate for at the same time.
+#[derive(Debug)]
+pub(super) struct Cohort {
+    /// The buckets.
+    pub(super) buckets: BucketSet,
+    /// The first message that said so; `None` before it was sent.
+    pub(super) seq: Option<u64>,
+    /// When that was.
+    pub(super) since: u64,
+}
+
+/// How many cohorts there are at most. One more joins the last one, which then waits anew.
+const COHORTS_MAX: usize = 8;
+
+impl Node {
+    /// Brings ownership in line with the targets and with what others claim.
+    pub(super) fn resolve(&mut self, ticks: bool, out: &mut Vec<Output>) {
+        self.yield_to_claims(out);
+        self.grant_to_targets();
+        if ticks {
+            self.update_orphans();
+        }
+        let heard = self.claims_that_bind();
+        self.end_candidacy(&heard);
+        self.become_candidate(&heard);
+        self.claim_what_is_clear(ticks, out);
+    }
+
+    /// Keeps book of what is claimed by anybody alive, and of when the rest ceased to be.
+    pub(super) fn update_claimed(&mut self) {
+        let mut claimed = self.claims_that_bind();
+        claimed.insert_all(&self.owned);
+        claimed.insert_all(&self.yielding);
+        if claimed != self.claimed {
+            let mut lost = self.claimed.clone();
+            lost.remove_all(&claimed);
+            for bucket in lost.iter() {
+                self.unclaimed_since[bucket.index()] = self.now;
+            }
+            self.claimed = claimed;
+        }
+    }
+
+    /// What others claim so that this node must not: those that are heard and that hear somebody
+    /// here, so that they will give way if they should. A node that is deaf cannot be waited for.
+    fn claims_that_bind(&self) -> BucketSet {
+        let mut near = self.clique;
+        near.insert(self.me);
+        let mut claims = BucketSet::EMPTY;
+        for slot in self.others().filter(|&slot| self.hears(slot)) {
+            let peer = self.peer(slot);
+            if peer.hears.intersects(near) {
+                claims.insert_all(&peer.claims);
+            }
+        }
+        claims
+    }
+
+    /// Whether anybody claims anything.
+    pub(super) fn anybody_claims(&self) -> bool {
+        !self.claimed.is_empty()
+    }
+
+    /// Owner -> Idle: the target claims the bucket, or one with a newer configuration does; where
+    /// there is no target, one in the clique that comes before this node.
+    fn yield_to_claims(&mut self, out: &mut Vec<Output>) {
+        let mut lost = BucketSet::EMPTY;
+        let mine = self.config.id();
+        let rivals: SlotSet = self
+            .others()
+            .filter(|&slot| self.hears(slot) && self.peer(slot).claims.intersects(&self.owned))
+            .collect();
+        for slot in rivals.iter() {
+            let peer = self.peer(slot);
+            let mut both = peer.claims.clone();
+            both.retain_all(&self.owned);
+            for bucket in both.iter() {
+                let target = self.targets.of(bucket);
+                let comes_first = || match target {
+                    Some((target, _)) => target == slot,
+                    None => {
+                        let rank = |slot| self.config.assignment().rank(bucket, slot);
+                        self.clique.contains(slot)
+                            && rank(slot).is_some_and(|theirs| rank(self.me) > Some(theirs))
+                    }
+                };
+                if peer.config > mine || comes_first() {
+                    lost.insert(bucket);
+                }
+            }
+        }
+        if !lost.is_empty() {
+            self.release(&lost, out);
+        }
+    }
+
+    /// Owner or Yielding -> Idle, without anybody having taken over by my leave.
+    pub(super) fn release(&mut self, lost: &BucketSet, out: &mut Vec<Output>) {
+        self.owned.remove_all(lost);
+        self.yielding.remove_all(lost);
+        self.table_changed = true;
+        self.beat_now = true;
+        out.push(Output::Release(lost.clone()));
+        self.linger(lost, out);
+    }
+
+    /// Any -> Idle.
+    pub(super) fn release_all(&mut self, out: &mut Vec<Output>) {
+        let mut all = self.owned.clone();
+        all.insert_all(&self.yielding);
+        for slot in self.others() {
+            self.peer_mut(slot).out_batch = None;
+        }
+        self.cohorts.clear();
+        self.orphans = BucketSet::EMPTY;
+        if !all.is_empty() {
+            self.release(&all, out);
+        }
+        self.unsettled = true;
+    }
+
+    /// Finds the buckets that nobody has claimed for so long that the views of the others must
+    /// differ from this node's: D + 2h, and 2h more for each that comes before it.
+    fn update_orphans(&mut self) {
+        let step = 2 * self.timing.heartbeat_ns;
+        let wait = self.detection_ns() + step;
+        let mut unclaimed = BucketSet::FULL;
+        unclaimed.remove_all(&self.claimed);
+        unclaimed.remove_all(self.targets.mine());
+        self.orphans = BucketSet::EMPTY;
+        for bucket in unclaimed.iter() {
+            let since = self.unclaimed_since[bucket.index()];
+            let Some((_, rank)) = self.preference_key(bucket, self.me) else { continue };
+            if self.now >= since + wait + step * rank as u64 {
+                self.orphans.insert(bucket);
+            }
+        }
+    }
+
+    /// Candidate -> Idle: somebody claims the bucket, or this node is no longer to.
+    fn end_candidacy(&mut self, heard: &BucketSet) {
+        let mut wanted = self.targets.mine().clone();
+        wanted.insert_all(&self.orphans);
+        wanted.remove_all(heard);
+        for cohort in &mut self.cohorts {
+            cohort.buckets.retain_all(&wanted);
+        }
+        self.cohorts.retain(|cohort| !cohort.buckets.is_empty());
+    }
+
+    /// Idle -> Candidate: this node is the target, or nobody else comes forward, and nobody claims
+    /// the bucket.
+    fn become_candidate(&mut self, heard: &BucketSet) {
+        if self.waits_for_others_to_start() {
+            return;
+        }
+        let mut fresh = self.targets.mine().clone();
+        fresh.insert_all(&self.orphans);
+        for held in [heard, &self.owned, &self.yielding] {
+            fresh.remove_all(held);
+        }
+        for cohort in &self.cohorts {
+            fresh.remove_all(&cohort.buckets);
+        }
+        if fresh.is_empty() {
+            return;
+        }
+        let full = self.cohorts.len() == COHORTS_MAX;
+        match self.cohorts.last_mut() {
+            Some(last) if last.seq.is_none() || full => {
+                last.buckets.insert_all(&fresh);
+                (last.seq, last.since) = (None, self.now);
+            }
+            _ => self.cohorts.push(Cohort { buckets: fresh, seq: None, since: self.now }),
+        }
+    }
+
+    /// When a cluster starts as a whole, nobody claims anything while others still listen: they
+    /// would find it taken, and would have to wait out the hold.
+    fn waits_for_others_to_start(&self) -> bool {
+        let listens = |slot| {
+            let flags = self.peer(slot).flags;
+            self.hears(slot) && flags.contains(crate::cluster::wire::NodeFlags::LISTEN)
+        };
+        self.now < self.cold_until && !self.anybody_claims() && self.others().any(listens)
+    }
+
+    /// Candidate -> Owner: all that this node hears of have said, since they know that it is
+    /// candidate, that they do not claim the bucket, and none that comes before it is candidate
+    /// too. After 2h it goes without the answers.
+    fn claim_what_is_clear(&mut self, ticks: bool, out: &mut Vec<Output>) {
+        let patience = 2 * self.timing.heartbeat_ns;
+        let barrier: Vec<_> = self
+            .others()
+            .filter(|&slot| self.clique.contains(slot) || self.hears(slot))
+            .map(|slot| self.peer(slot))
+            .filter(|peer| peer.alive)
+            .map(|peer| if peer.claims_heard { peer.claims_ack } else { 0 })
+            .collect();
+        let mut won = BucketSet::EMPTY;
+        for cohort in &self.cohorts {
+            let answered = match cohort.seq {
+                Some(seq) => barrier.iter().all(|&acked| acked >= seq),
+                None => barrier.is_empty(),
+            };
+            if answered || ticks && self.now >= cohort.since + patience {
+                won.insert_all(&cohort.buckets);
+            }
+        }
+        for slot in self.others().filter(|&slot| self.hears(slot)) {
+            self.leave_to_better(slot, &mut won);
+        }
+        if won.is_empty() {
+            return;
+        }
+        for cohort in &mut self.cohorts {
+            cohort.buckets.remove_all(&won);
+        }
+        self.cohorts.retain(|cohort| !cohort.buckets.is_empty());
+        self.own(&won, out);
+    }
+
+    /// Takes out of `won` what `slot` is candidate for too, if it comes before this node.
+    fn leave_to_better(&self, slot: Slot, won: &mut BucketSet) {
+        let mut contested = won.clone();
+        match &self.peer(slot).candidacy {
+            Candidacy::None => return,
+            Candidacy::Unknown => {}
+            Candidacy::Known(buckets) => contested.retain_all(buckets),
+        }
+        for bucket in contested.iter() {
+            // None, which may not own at all, comes last.
+            let key = |slot| self.preference_key(bucket, slot).ok_or(());
+            if key(slot).is_ok() && key(slot) < key(self.me) {
+                won.remove(bucket);
+            }
+        }
+    }
+
+    /// Any -> Owner.
+    pub(super) fn own(&mut self, won: &BucketSet, out: &mut Vec<Output>) {
+        self.owned.insert_all(won);
+        self.claimed.insert_all(won);
+        self.table_changed = true;
+        self.beat_now = true;
+        out.push(Output::Claim(won.clone()));
+    }
+
+    /// The target of `bucket` that this node may hand it to.
+    pub(super) fn heir(&self, bucket: Bucket) -> Option<Slot> {
+        match self.targets.of(bucket) {
+            Some((slot, Tier::Eligible)) if slot != self.me => Some(slot),
+            _ => None,
+        }
+    }
+}

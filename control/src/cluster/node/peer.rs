@@ -1,0 +1,238 @@
+//! What a node knows of each other one: its session, what was heard of it, what it said.
+
+use vipdp_core::bucket::BucketSet;
+use vipdp_core::wire::ethernet::MacAddr;
+
+use crate::cluster::config::{ConfigId, SlotSet};
+use crate::cluster::wire::{NodeFlags, session_tag};
+
+/// How many ended sessions of a node are remembered. Each takes a whole start of that node within
+/// one of ours, so that a repetition from further back is worth nothing in practice.
+const RETIRED_MAX: usize = 256;
+
+/// What is known of one other node.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// Its session, once it has proven to be a present one.
+    pub(super) session: Option<u64>,
+    /// Its sessions that have ended, oldest first.
+    retired: Vec<u64>,
+    /// A session that was heard and has not proven itself, and when it was last heard.
+    pub(super) pending: Option<(u64, u64)>,
+
+    /// Highest sequence number heard directly.
+    pub(super) heard_seq: u64,
+    /// When that was.
+    pub(super) heard_at: u64,
+    /// Highest sequence number known, heard or relayed.
+    pub(super) known_seq: u64,
+    /// When that became known.
+    pub(super) known_at: u64,
+    /// Whether `known_seq` advanced within D.
+    pub(super) alive: bool,
+
+    /// Its state as of `known_seq`.
+    pub(super) flags: NodeFlags,
+    /// Its share as of `known_seq`.
+    pub(super) share: u8,
+    /// Whom it said it hears.
+    pub(super) hears: SlotSet,
+    /// The configuration that it runs.
+    pub(super) config: ConfigId,
+    /// The generation that it has staged; 0 for none.
+    pub(super) staged: u32,
+    /// Its own MAC address.
+    pub(super) mac: Option<MacAddr>,
+    /// The length of its heartbeat interval, in milliseconds.
+    pub(super) heartbeat_ms: u16,
+
+    /// Whether its last message named my session.
+    pub(super) knows_me: bool,
+    /// Whether any of its messages ever did.
+    pub(super) knew_me: bool,
+    /// Whether it said, of my session, that it is alive.
+    pub(super) says_alive: bool,
+    /// Whether it said that I went down too often.
+    pub(super) suppresses_me: bool,
+    /// The highest of my sequence numbers that it heard directly.
+    pub(super) ack_heard: u64,
+    /// The highest of my sequence numbers that it knows of.
+    pub(super) ack_known: u64,
+
+    /// The buckets that it answers for, less those that it has handed to me.
+    pub(super) claims: BucketSet,
+    /// Whether `claims` were heard in this session, and since I last began to listen.
+    pub(super) claims_heard: bool,
+    /// The highest of my sequence numbers that it had heard when it told `claims`.
+    pub(super) claims_ack: u64,
+    /// The buckets that it is candidate for.
+    pub(super) candidacy: Candidacy,
+
+    /// The last batch that I handed to it.
+    pub(super) out_number: u8,
+    /// Whether it was sent.
+    pub(super) out_sent: bool,
+    /// Its buckets, while it has not echoed the batch.
+    pub(super) out_batch: Option<BucketSet>,
+    /// The last batch that I accepted from it; 0 for none.
+    pub(super) in_number: u8,
+    /// Its buckets.
+    pub(super) in_batch: BucketSet,
+
+    /// How often and how lately it went down while it had claims.
+    pub(super) penalty: Penalty,
+    /// Whether its differing configuration was reported.
+    pub(super) mismatch_reported: bool,
+}
+
+/// The buckets that a node is candidate for.
+#[derive(Debug, Default)]
+pub(super) enum Candidacy {
+    /// It is none.
+    #[default]
+    None,
+    /// It is, and nobody has heard yet for which ones.
+    Unknown,
+    /// These.
+    Known(BucketSet),
+}
+
+impl Peer {
+    /// Whether `session` has ended.
+    pub(super) fn is_retired(&self, session: u64) -> bool {
+        self.retired.contains(&session)
+    }
+
+    /// Begins `session`, and forgets what was said in the one before.
+    pub(super) fn begin(&mut self, session: u64) {
+        let mut retired = std::mem::take(&mut self.retired);
+        if let Some(ended) = self.session {
+            if retired.len() == RETIRED_MAX {
+                retired.remove(0);
+            }
+            retired.push(ended);
+        }
+        *self = Self {
+            session: Some(session),
+            retired,
+            mac: self.mac,
+            penalty: self.penalty,
+            ..Self::default()
+        };
+    }
+
+    /// Tag of its session; 0 for none.
+    pub(super) fn tag(&self) -> u16 {
+        self.session.map_or(0, session_tag)
+    }
+
+    /// Takes note that the node was alive at `seq`. Whether that was new.
+    pub(super) fn advance(&mut self, seq: u64, now: u64) -> bool {
+        let advanced = seq > self.known_seq;
+        if advanced {
+            self.known_seq = seq;
+            self.known_at = now;
+            self.alive = true;
+        }
+        advanced
+    }
+
+    /// Forgets what a dead node cannot hold any more.
+    pub(super) fn bury(&mut self) {
+        self.alive = false;
+        self.claims = BucketSet::EMPTY;
+        self.claims_heard = false;
+        self.candidacy = Candidacy::None;
+        self.suppresses_me = false;
+    }
+}
+
+/// The sequence number nearest to `near` whose low 16 bits are `low`.
+pub(super) fn widen(low: u16, near: u64) -> Option<u64> {
+    let ahead = low.wrapping_sub(near as u16).cast_signed();
+    near.checked_add_signed(ahead.into())
+}
+
+/// Failback damping, after the flap damping of BGP (RFC 2439): each failure adds to a penalty
+/// that halves every minute.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Penalty {
+    /// As of `at`.
+    value: u64,
+    at: u64,
+    suppressed: bool,
+}
+
+impl Penalty {
+    const PER_DOWN: u64 = 1000;
+    const HALF_LIFE_NS: u64 = 60_000_000_000;
+    const SUPPRESS: u64 = 2500;
+    const REUSE: u64 = 1000;
+    /// What decays to [`REUSE`](Self::REUSE) within five minutes: the longest suppression.
+    const MAX: u64 = Self::REUSE << 5;
+
+    /// The value at `now`: halved for each half-life, and linear within one, which is at most 6 %
+    /// above the exponential curve.
+    fn value(self, now: u64) -> u64 {
+        let age = now.saturating_sub(self.at);
+        let halvings = (age / Self::HALF_LIFE_NS).min(63);
+        let value = self.value >> halvings;
+        // In milliseconds, so that the product fits.
+        let rest_ms = age % Self::HALF_LIFE_NS / 1_000_000;
+        value - value * rest_ms / (2 * (Self::HALF_LIFE_NS / 1_000_000))
+    }
+
+    /// Counts a failure.
+    pub(super) fn add(&mut self, now: u64) {
+        self.value = (self.value(now) + Self::PER_DOWN).min(Self::MAX);
+        self.at = now;
+        self.suppressed |= self.value >= Self::SUPPRESS;
+    }
+
+    /// Whether the node shall keep out at `now`.
+    pub(super) fn suppressed(&mut self, now: u64) -> bool {
+        self.suppressed &= self.value(now) > Self::REUSE;
+        self.suppressed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_widens_to_the_nearest() {
+        assert_eq!(widen(5, 3), Some(5));
+        assert_eq!(widen(0xffff, 0x1_0001), Some(0xffff));
+        assert_eq!(widen(0x0001, 0xfffe), Some(0x1_0001));
+        assert_eq!(widen(0xffff, 3), None);
+    }
+
+    #[test]
+    fn three_failures_in_a_minute_suppress_for_minutes_and_one_never() {
+        const SECOND: u64 = 1_000_000_000;
+        let mut penalty = Penalty::default();
+        penalty.add(0);
+        assert!(!penalty.suppressed(0));
+        penalty.add(15 * SECOND);
+        assert!(!penalty.suppressed(15 * SECOND));
+        penalty.add(30 * SECOND);
+        assert!(penalty.suppressed(31 * SECOND));
+        assert!(penalty.suppressed(60 * SECOND));
+        assert!(!penalty.suppressed(180 * SECOND));
+        for _ in 0..1000 {
+            penalty.add(200 * SECOND);
+        }
+        assert!(penalty.suppressed(490 * SECOND));
+        assert!(!penalty.suppressed(501 * SECOND));
+    }
+
+    #[test]
+    fn an_ended_session_is_remembered() {
+        let mut peer = Peer::default();
+        for session in 1..=3 {
+            peer.begin(session);
+        }
+        assert!(peer.is_retired(1) && peer.is_retired(2) && !peer.is_retired(3));
+    }
+}

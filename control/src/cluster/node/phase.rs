@@ -1,0 +1,247 @@
+//! What a node is up to: listening, holding back, draining, fenced; and what makes it so.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use vipdp_core::wire::ethernet::MacAddr;
+
+use super::{Alarm, Node, Output};
+use crate::cluster::config::{ClusterConfig, Partition};
+use crate::cluster::wire::NodeFlags;
+
+/// Into how many steps a ramp is cut: each moves buckets once.
+const RAMP_STEPS: u64 = 16;
+/// A VIP is defended at most once in ten seconds (RFC 5227, section 1.1: DEFEND_INTERVAL).
+const DEFEND_INTERVAL_NS: u64 = 10_000_000_000;
+
+impl Node {
+    /// A loop that was late doubts itself before it doubts others: their deadlines move by its
+    /// lateness. If the lease has run out meanwhile, others may have taken over.
+    pub(super) fn doubt_if_late(&mut self, out: &mut Vec<Output>) {
+        let late = self.now.saturating_sub(self.deadline);
+        if late <= self.timing.heartbeat_ns {
+            return;
+        }
+        // The next step is measured from here.
+        self.deadline = self.now;
+        for slot in self.others() {
+            let now = self.now;
+            let peer = self.peer_mut(slot);
+            if peer.alive {
+                peer.known_at = (peer.known_at + late).min(now);
+                peer.heard_at = (peer.heard_at + late).min(now);
+            }
+        }
+        if late > self.detection_ns() - self.timing.heartbeat_ns {
+            out.push(Output::Alarm(Alarm::Late { late_ns: late }));
+            self.release_all(out);
+            self.listen();
+        }
+    }
+
+    /// Owns nothing until it is known who owns what.
+    fn listen(&mut self) {
+        let window = self.detection_ns() + self.timing.heartbeat_ns;
+        self.listen_until = Some(self.now + window);
+        self.cold_until = self.now + 2 * window;
+        for slot in self.others() {
+            self.peer_mut(slot).claims_heard = false;
+        }
+        self.beat_now = true;
+        self.unsettled = true;
+    }
+
+    /// Stops listening once all members are heard, hear this node and have told their claims, or
+    /// when the time is over.
+    pub(super) fn end_listening(&mut self, ticks: bool) {
+        let Some(until) = self.listen_until else { return };
+        let all = self.config.present().iter().filter(|&slot| slot != self.me);
+        let known = |slot| self.mutual(slot) && self.peer(slot).claims_heard;
+        if ticks && self.now >= until || all.into_iter().all(known) && self.session_is_known() {
+            self.listen_until = None;
+            self.hold_if_anybody_claims();
+            self.beat_now = true;
+            self.unsettled = true;
+        }
+    }
+
+    /// Whether anybody else exists: a lone node listens to the end, for others may be late.
+    fn session_is_known(&self) -> bool {
+        self.others().any(|slot| self.peer(slot).knew_me)
+    }
+
+    /// Keeps the share at 0 for the hold, if there is anybody to leave the buckets with.
+    fn hold_if_anybody_claims(&mut self) {
+        self.update_claimed();
+        if self.anybody_claims() {
+            self.hold_until = Some(self.now + self.timing.hold_ns);
+        }
+    }
+
+    /// Whether the service is healthy.
+    pub(super) fn set_willing(&mut self, willing: bool) {
+        if willing && !self.willing {
+            self.hold_until = Some(self.now + self.timing.hold_ns);
+        }
+        self.beat_now |= willing != self.willing;
+        self.unsettled |= willing != self.willing;
+        self.willing = willing;
+    }
+
+    /// Whether the operator wants this node emptied. It moves a bucket away and back at most once
+    /// per hold.
+    pub(super) fn set_draining(&mut self, draining: bool) {
+        if draining && !self.draining {
+            self.drained_at = self.now;
+        }
+        if !draining && self.draining {
+            let earliest = self.drained_at + self.timing.hold_ns;
+            self.hold_until = self.hold_until.max(Some(earliest));
+        }
+        self.beat_now |= draining != self.draining;
+        self.unsettled |= draining != self.draining;
+        self.draining = draining;
+    }
+
+    /// Whether the router is reached.
+    pub(super) fn set_gateway(&mut self, reached: bool) {
+        self.beat_now |= reached != self.gateway;
+        self.unsettled |= reached != self.gateway;
+        self.gateway = reached;
+    }
+
+    /// Its state, as it tells it to others.
+    pub(super) fn own_flags(&self) -> NodeFlags {
+        NodeFlags::default()
+            .with(NodeFlags::LISTEN, self.listen_until.is_some())
+            .with(NodeFlags::FENCED, self.fenced || self.superseded)
+            .with(NodeFlags::DRAINING, self.draining)
+            .with(NodeFlags::UNWILLING, !self.willing)
+            .with(NodeFlags::GATEWAY, self.gateway)
+            .with(NodeFlags::CANDIDATE, !self.cohorts.is_empty())
+    }
+
+    /// Works out what part of its buckets this node takes.
+    pub(super) fn update_share(&mut self, ticks: bool) {
+        let suppressed = self.others().any(|slot| {
+            let peer = self.peer(slot);
+            peer.alive && peer.suppresses_me
+        });
+        let absent = !self.config.present().contains(self.me);
+        let none = self.draining || !self.willing || suppressed || absent || !self.serves();
+        let share = if none { 0 } else { self.share_of_hold() };
+        // Only a tick may find that time has passed.
+        if share != self.share && (ticks || share == 0) {
+            self.share = share;
+            self.beat_now = true;
+        }
+    }
+
+    /// What part the hold and the ramp allow.
+    fn share_of_hold(&self) -> u8 {
+        let Some(until) = self.hold_until else { return u8::MAX };
+        let (Some(past), ramp) = (self.now.checked_sub(until), self.timing.ramp_ns) else {
+            return 0;
+        };
+        if past >= ramp {
+            return u8::MAX;
+        }
+        let step = past / ramp.div_ceil(RAMP_STEPS) + 1;
+        (u64::from(u8::MAX) * step / RAMP_STEPS).min(255) as u8
+    }
+
+    /// Fences this node if it may be cut off: the others may serve what it has.
+    pub(super) fn fence_if_cut_off(&mut self, ticks: bool, out: &mut Vec<Output>) {
+        if self.listen_until.is_some() || self.superseded {
+            return;
+        }
+        let fenced = match self.config.partition() {
+            Partition::None => false,
+            Partition::Majority if ticks => {
+                let patience = self.detection_ns() - self.timing.heartbeat_ns / 2;
+                self.majority_lease().is_none_or(|since| self.now > since + patience)
+            }
+            Partition::Majority => self.fenced,
+            Partition::Gateway => !self.gateway || self.reported_dead(),
+        };
+        if fenced == self.fenced {
+            return;
+        }
+        self.fenced = fenced;
+        self.beat_now = true;
+        out.push(Output::Alarm(Alarm::Fenced(fenced)));
+        if fenced {
+            self.release_all(out);
+        } else {
+            self.hold_if_anybody_claims();
+        }
+    }
+
+    /// Whether a node that reaches the router and that this one hears says that this one is dead.
+    fn reported_dead(&self) -> bool {
+        self.others().any(|slot| {
+            let peer = self.peer(slot);
+            self.hears(slot)
+                && peer.flags.contains(NodeFlags::GATEWAY)
+                && peer.knows_me
+                && !peer.says_alive
+        })
+    }
+
+    /// A later start of this slot is in the cluster: this one is out of it.
+    pub(super) fn leave_for_good(&mut self, out: &mut Vec<Output>) {
+        if !self.superseded {
+            self.superseded = true;
+            self.release_all(out);
+            out.push(Output::Alarm(Alarm::Superseded));
+        }
+    }
+
+    /// A newer configuration was read.
+    pub(super) fn stage(&mut self, config: Arc<ClusterConfig>) {
+        let newest = self.staged.as_ref().map_or(self.config.id(), |staged| staged.id());
+        if config.id() > newest && config.cluster() == self.config.cluster() {
+            self.staged = Some(config);
+            self.beat_now = true;
+            self.unsettled = true;
+        }
+    }
+
+    /// Activates the staged configuration once all live nodes have it staged, or any runs it.
+    pub(super) fn activate_if_agreed(&mut self, out: &mut Vec<Output>) {
+        let Some(staged) = &self.staged else { return };
+        let id = staged.id();
+        let live: Vec<_> = self.others().map(|slot| self.peer(slot)).filter(|p| p.alive).collect();
+        let runs = live.iter().any(|peer| peer.config >= id);
+        if !runs && !live.iter().all(|peer| peer.staged == id.generation) {
+            return;
+        }
+        self.config = Arc::clone(staged);
+        self.staged = None;
+        self.timing = self.config.timing();
+        let present = self.config.present();
+        for slot in self.others().filter(|&slot| !present.contains(slot)) {
+            self.bury(slot, out);
+        }
+        self.beat_now = true;
+        self.unsettled = true;
+        out.push(Output::Alarm(Alarm::Activated { generation: id.generation }));
+    }
+
+    /// Somebody answers for a VIP. Members may, with their own addresses, while a takeover is
+    /// under way; anybody else must not. One node of the clique defends it.
+    pub(super) fn hear_wire_claim(&mut self, address: IpAddr, mac: MacAddr, out: &mut Vec<Output>) {
+        let known =
+            self.own_mac == Some(mac) || self.others().any(|slot| self.peer(slot).mac == Some(mac));
+        if known {
+            return;
+        }
+        out.push(Output::Alarm(Alarm::ForeignClaim { address, mac }));
+        let first = self.clique.iter().next() == Some(self.me);
+        let due = self.defended_at.is_none_or(|at| self.now >= at + DEFEND_INTERVAL_NS);
+        if self.serves() && first && due {
+            self.defended_at = Some(self.now);
+            out.push(Output::Defend(address));
+        }
+    }
+}

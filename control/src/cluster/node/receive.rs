@@ -1,0 +1,215 @@
+//! What a message changes: sessions, acknowledgements, liveness, and what others say of
+//! themselves.
+
+use vipdp_core::bucket::BucketSet;
+use vipdp_core::slot::Slot;
+
+use super::peer::{Candidacy, widen};
+use super::{Alarm, Node, Output};
+use crate::cluster::auth::OpenError;
+use crate::cluster::config::SlotSet;
+use crate::cluster::wire::{Body, EntryFlags, Header, Message, NodeFlags, session_tag};
+
+impl Node {
+    /// Takes in `message`, unless it is from the past or from nobody we know.
+    pub(super) fn receive(&mut self, message: &Message, out: &mut Vec<Output>) {
+        let header = &message.header;
+        let from = header.slot;
+        if from == self.me {
+            let why = self.hear_own_slot(header, out);
+            return out.push(Output::Refused(from, why));
+        }
+        if !self.admits(from) {
+            return out.push(Output::Refused(from, OpenError::UnknownSlot));
+        }
+        if let Err(why) = self.check_session(message, out) {
+            return out.push(Output::Refused(from, why));
+        }
+        self.hear_of_itself(message, out);
+        self.hear_of_me(message, out);
+        self.hear_of_others(message);
+        self.hear_body(message, out);
+        if header.flags.contains(NodeFlags::POLL) {
+            self.beat_now = true;
+        }
+    }
+
+    /// A message from this node's own slot: multicast that came back, or another node.
+    fn hear_own_slot(&mut self, header: &Header, out: &mut Vec<Output>) -> OpenError {
+        if header.session == self.session {
+            return OpenError::Own;
+        }
+        // One message may be left over from before this node's start, a second one comes from
+        // somebody who still sends.
+        match &mut self.duplicate {
+            Some((session, seq, reported)) if *session == header.session => {
+                if header.seq > *seq && !*reported {
+                    *reported = true;
+                    out.push(Output::Alarm(Alarm::DuplicateSlot { session: *session }));
+                }
+            }
+            other => *other = Some((header.session, header.seq, false)),
+        }
+        OpenError::DuplicateSlot
+    }
+
+    /// Whether the message is a new one of a session that has proven to be a present one. A join
+    /// that names this node's own session proves it: nobody could name it before this start.
+    fn check_session(&mut self, message: &Message, out: &mut Vec<Output>) -> Result<(), OpenError> {
+        let (me, now, own_session) = (self.me, self.now, self.session);
+        let Header { slot: from, session, seq, .. } = message.header;
+        let peer = self.peer_mut(from);
+        if peer.session == Some(session) {
+            return if seq > peer.heard_seq { Ok(()) } else { Err(OpenError::Replayed) };
+        }
+        if peer.is_retired(session) {
+            return Err(OpenError::StaleSession);
+        }
+        match &message.body {
+            Body::Join { sessions } if sessions[me.index()] == own_session => {
+                self.bury(from, out);
+                self.peer_mut(from).begin(session);
+                // It has still to hear that I heard it, and perhaps that I am a present one too.
+                self.beat_now = true;
+                self.join_now |= message.entries[me.index()].tag != session_tag(own_session);
+                Ok(())
+            }
+            _ => {
+                let known = peer.pending.is_some_and(|(pending, _)| pending == session);
+                peer.pending = Some((session, now));
+                self.join_now |= !known;
+                Err(OpenError::UnprovenSession)
+            }
+        }
+    }
+
+    /// What the sender says of itself.
+    fn hear_of_itself(&mut self, message: &Message, out: &mut Vec<Output>) {
+        let now = self.now;
+        let mine = self.config.id();
+        let header = &message.header;
+        let hears: SlotSet = Slot::all()
+            .filter(|slot| message.entries[slot.index()].flags.contains(EntryFlags::HEARS))
+            .collect();
+        let peer = self.peer_mut(header.slot);
+        let was_heard = peer.alive && peer.heard_seq > 0;
+        peer.heard_seq = header.seq;
+        peer.heard_at = now;
+        peer.advance(header.seq, now);
+        let relayed = header.flags.and(NodeFlags::RELAYED.with(NodeFlags::GATEWAY, true));
+        let changed = !was_heard
+            || (peer.flags, peer.share, peer.hears) != (relayed, header.share, hears)
+            || (peer.config, peer.staged) != (header.config, header.staged);
+        (peer.flags, peer.share, peer.hears) = (relayed, header.share, hears);
+        (peer.config, peer.staged) = (header.config, header.staged);
+        peer.heartbeat_ms = header.heartbeat_ms;
+        peer.mac = message.mac.or(peer.mac);
+        if !header.flags.contains(NodeFlags::CANDIDATE) {
+            peer.candidacy = Candidacy::None;
+        } else if matches!(peer.candidacy, Candidacy::None) {
+            peer.candidacy = Candidacy::Unknown;
+        }
+        let differs = header.config != mine && header.config.generation == mine.generation;
+        if differs && !peer.mismatch_reported {
+            out.push(Output::Alarm(Alarm::ConfigMismatch { slot: header.slot }));
+        }
+        peer.mismatch_reported = differs;
+        self.unsettled |= changed;
+    }
+
+    /// What the sender says of this node.
+    fn hear_of_me(&mut self, message: &Message, out: &mut Vec<Output>) {
+        let from = message.header.slot;
+        let entry = message.entries[self.me.index()];
+        let (tag, seq) = (session_tag(self.session), self.seq);
+        let peer = self.peer_mut(from);
+        let knew_me = peer.knows_me;
+        peer.knows_me = entry.tag == tag;
+        if !peer.knows_me {
+            // It has not met this start of mine, or has met a later one.
+            let superseded = peer.knew_me && entry.tag != 0;
+            peer.says_alive = false;
+            peer.suppresses_me = false;
+            self.unsettled |= knew_me;
+            if superseded {
+                self.leave_for_good(out);
+            }
+            return;
+        }
+        peer.knew_me = true;
+        let own = |low| widen(low, seq).filter(|&acked| acked <= seq);
+        peer.ack_heard = peer.ack_heard.max(own(entry.ack).unwrap_or(0));
+        peer.ack_known = peer.ack_known.max(own(entry.known).unwrap_or(0));
+        let says_alive = entry.flags.contains(EntryFlags::ALIVE);
+        let suppresses = entry.flags.contains(EntryFlags::SUPPRESSED);
+        let changed = (peer.says_alive, peer.suppresses_me) != (says_alive, suppresses);
+        (peer.says_alive, peer.suppresses_me) = (says_alive, suppresses);
+        let echoed = peer.out_batch.is_some() && entry.transfer_accepted == peer.out_number;
+        self.unsettled |= changed || !knew_me;
+        if echoed {
+            self.close_batch(from, out);
+        }
+    }
+
+    /// What the sender says of the others: whoever is alive for it at a later message than this
+    /// node has heard is alive.
+    fn hear_of_others(&mut self, message: &Message) {
+        let (now, from) = (self.now, message.header.slot);
+        let mut changed = false;
+        for slot in self.others().filter(|&slot| slot != from) {
+            let entry = message.entries[slot.index()];
+            let peer = self.peer_mut(slot);
+            if peer.session.is_none()
+                || entry.tag != peer.tag()
+                || !entry.flags.contains(EntryFlags::ALIVE)
+            {
+                continue;
+            }
+            let was_alive = peer.alive;
+            let Some(seq) = widen(entry.known, peer.known_seq) else { continue };
+            if !peer.advance(seq, now) {
+                continue;
+            }
+            let gateway = peer.flags.and(NodeFlags::GATEWAY);
+            let flags = entry.flags.relayed().with(gateway, true);
+            changed |= !was_alive || (peer.flags, peer.share) != (flags, entry.share);
+            (peer.flags, peer.share) = (flags, entry.share);
+        }
+        self.unsettled |= changed;
+    }
+
+    /// What the message is for.
+    fn hear_body(&mut self, message: &Message, out: &mut Vec<Output>) {
+        let from = message.header.slot;
+        match &message.body {
+            Body::Heartbeat { claims } => {
+                let handing = message.entries[self.me.index()].transfer_out;
+                self.hear_claims(from, claims, handing);
+            }
+            Body::Candidate { buckets } => {
+                self.peer_mut(from).candidacy = Candidacy::Known(buckets.clone());
+                self.unsettled = true;
+            }
+            Body::Transfer { to, buckets } if *to == self.me => {
+                let number = message.entries[self.me.index()].transfer_out;
+                self.accept(from, number, buckets, out);
+            }
+            Body::Transfer { .. } | Body::Join { .. } => {}
+        }
+    }
+
+    /// The buckets that `from` answers for. Those of the batch that it is `handing` to this node,
+    /// once accepted, are this node's.
+    fn hear_claims(&mut self, from: Slot, claims: &BucketSet, handing: u8) {
+        let peer = self.peer_mut(from);
+        let mut claims = claims.clone();
+        if handing != 0 && handing == peer.in_number {
+            claims.remove_all(&peer.in_batch);
+        }
+        let changed = !peer.claims_heard || peer.claims != claims;
+        peer.claims = claims;
+        peer.claims_heard = true;
+        peer.claims_ack = peer.ack_heard;
+        self.unsettled |= changed;
+    }
+}

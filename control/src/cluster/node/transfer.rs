@@ -1,0 +1,150 @@
+//! Planned moves: a bucket is handed over and never taken back.
+//!
+//! The giver goes on answering for it, by forwarding, until the taker has said that it has it. At
+//! most one batch is open between two nodes, and batches are numbered, so that a repeated message
+//! is not taken for a new one.
+
+use vipdp_core::bucket::BucketSet;
+use vipdp_core::slot::{SLOTS, Slot};
+
+use super::{Node, Output};
+
+/// How many buckets a batch has at most: what a node that dies right after it has taken them over
+/// takes with it. A batch takes about one round trip.
+const BATCH_MAX: usize = 256;
+/// For how many heartbeat intervals a node must have been out of the clique before it hands its
+/// buckets to whoever hears it: views differ for a moment after every change.
+const EXCLUDED_BEATS: u64 = 3;
+
+impl Node {
+    /// Owner -> Yielding: another node should own the bucket and can be reached.
+    pub(super) fn grant_to_targets(&mut self) {
+        let mut astray = self.owned.clone();
+        astray.remove_all(self.targets.mine());
+        if astray.is_empty() {
+            return;
+        }
+        let mut batches: Vec<Option<BucketSet>> = vec![None; SLOTS];
+        let ready: Vec<_> = Slot::all().map(|slot| self.can_grant_to(slot)).collect();
+        for bucket in astray.iter() {
+            let Some(heir) = self.heir(bucket) else { continue };
+            let taker = if self.mutual(heir) || !self.long_excluded() {
+                Some(heir)
+            } else {
+                // Cut off from the heir, but not from all: somebody else passes it on.
+                let preference = self.config.assignment().preference(bucket);
+                let near = |&&slot: &&Slot| self.clique.contains(slot) && self.mutual(slot);
+                preference.iter().find(near).copied()
+            };
+            let Some(taker) = taker.filter(|taker| ready[taker.index()]) else { continue };
+            let batch = batches[taker.index()].get_or_insert(BucketSet::EMPTY);
+            if batch.len() < BATCH_MAX {
+                batch.insert(bucket);
+            }
+        }
+        for (slot, batch) in Slot::all().zip(batches) {
+            if let Some(batch) = batch {
+                self.open_batch(slot, batch);
+            }
+        }
+    }
+
+    /// Whether a batch for `slot` may be opened.
+    fn can_grant_to(&self, slot: Slot) -> bool {
+        let peer = self.peer(slot);
+        slot != self.me
+            && self.mutual(slot)
+            && peer.config == self.config.id()
+            && peer.out_batch.is_none()
+    }
+
+    fn long_excluded(&self) -> bool {
+        let wait = EXCLUDED_BEATS * self.timing.heartbeat_ns;
+        self.excluded_since.is_some_and(|since| self.now >= since + wait)
+    }
+
+    fn open_batch(&mut self, slot: Slot, batch: BucketSet) {
+        self.owned.remove_all(&batch);
+        self.yielding.insert_all(&batch);
+        let peer = self.peer_mut(slot);
+        // 0 stands for none.
+        peer.out_number = peer.out_number.checked_add(1).unwrap_or(1);
+        peer.out_batch = Some(batch);
+        peer.out_sent = false;
+        self.table_changed = true;
+    }
+
+    /// Yielding -> Idle: the taker has echoed, has died or has started anew.
+    pub(super) fn close_batch(&mut self, slot: Slot, out: &mut Vec<Output>) {
+        let Some(batch) = self.peer_mut(slot).out_batch.take() else { return };
+        self.yielding.remove_all(&batch);
+        self.table_changed = true;
+        self.unsettled = true;
+        self.linger(&batch, out);
+    }
+
+    /// Idle -> Owner: accepts what `from` hands over, wanted or not, unless it may have given up
+    /// on this node meanwhile. What is not wanted is passed on.
+    pub(super) fn accept(
+        &mut self,
+        from: Slot,
+        number: u8,
+        buckets: &BucketSet,
+        out: &mut Vec<Output>,
+    ) {
+        let peer = self.peer(from);
+        if !self.serves() || number == 0 || !peer.knows_me {
+            return;
+        }
+        // Repeated: my echo was lost.
+        if number == peer.in_number {
+            self.beat_now = true;
+            return;
+        }
+        let half_beat = self.timing.heartbeat_ns / 2;
+        if !self.lease_holds(from, self.detection_ns() - half_beat) {
+            return;
+        }
+        let peer = self.peer_mut(from);
+        peer.in_number = number;
+        peer.in_batch = buckets.clone();
+        peer.claims.remove_all(buckets);
+        let mut fresh = buckets.clone();
+        // What is being passed on already has its taker.
+        fresh.remove_all(&self.owned);
+        fresh.remove_all(&self.yielding);
+        for cohort in &mut self.cohorts {
+            cohort.buckets.remove_all(&fresh);
+        }
+        self.own(&fresh, out);
+        self.unsettled = true;
+    }
+
+    /// Keeps the flows of `buckets` that are here for a while.
+    pub(super) fn linger(&mut self, buckets: &BucketSet, out: &mut Vec<Output>) {
+        // Sixteen steps of time bound the list.
+        let step = (self.timing.linger_ns / 16).max(1);
+        let until = (self.now + self.timing.linger_ns).next_multiple_of(step);
+        for (_, lingering) in &mut self.lingering {
+            lingering.remove_all(buckets);
+        }
+        match self.lingering.last_mut() {
+            Some((last, lingering)) if *last == until => lingering.insert_all(buckets),
+            _ => self.lingering.push((until, buckets.clone())),
+        }
+        out.push(Output::LingerStart(buckets.clone()));
+    }
+
+    /// Lets go of flows whose time is over.
+    pub(super) fn end_lingering(&mut self, out: &mut Vec<Output>) {
+        let now = self.now;
+        let ended = self.lingering.iter().take_while(|&&(until, _)| now >= until).count();
+        for (_, mut buckets) in self.lingering.drain(..ended) {
+            // Those that have come back since are served, not kept.
+            buckets.remove_all(&self.owned);
+            if !buckets.is_empty() {
+                out.push(Output::LingerEnd(buckets));
+            }
+        }
+    }
+}

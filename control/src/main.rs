@@ -1,0 +1,66 @@
+//! The `vipdp` command.
+
+use std::io::stdout;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use vipdp::cli::{self, Cli, Command};
+use vipdp::config::Config;
+use vipdp::runtime;
+
+fn main() -> ExitCode {
+    match execute(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Whole, with its causes; nothing else is printed on the way out.
+            eprintln!("vipdp: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        None => run(cli),
+        Some(Command::Check) => cli::check(&cli.config, &mut stdout().lock()),
+        Some(Command::Status { json, node }) => {
+            cli::status(&cli.config, node, *json, &mut stdout().lock())
+        }
+        Some(Command::Drain(node)) => cli::drain(&cli.config, node, true),
+        Some(Command::Undrain(node)) => cli::drain(&cli.config, node, false),
+        Some(Command::Cleanup) => cleanup(cli),
+        Some(Command::Keygen { file, id }) => cli::keygen(file, *id),
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let config = Config::load(&cli.config)?;
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::from(config.node.log))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    runtime::run(&config)
+}
+
+fn cleanup(cli: &Cli) -> Result<()> {
+    use std::io::Write;
+
+    let config = Config::load(&cli.config)?;
+    let interface = config.node.interface.as_str();
+    let report = vipdp_io::host::cleanup(&config.node.state_dir, interface)
+        .with_context(|| format!("cannot clean up after a vipdp on {interface}"))?;
+    let mut out = stdout().lock();
+    for (what, lines) in [
+        ("restored", &report.restored),
+        ("left alone, changed by somebody else", &report.left_alone),
+        ("not restored", &report.failed),
+    ] {
+        for line in lines {
+            writeln!(out, "{what}: {line}")?;
+        }
+    }
+    anyhow::ensure!(report.failed.is_empty(), "not everything could be put back");
+    Ok(())
+}

@@ -1,0 +1,377 @@
+//! The control thread: the only sockets and timers of the protocol.
+//!
+//! ```text
+//!   poll(2) --> Transport::receive --> auth::open --> Node::step --> outputs
+//!     ^                                                  ^              |
+//!     | deadline, datagram, letter       workers' progress, drain       v
+//!     +---------------------------------------------- publish, send, log
+//! ```
+//!
+//! It drains the socket before it lets time pass in the state machine, so that a thread that was
+//! late hears what the others said before it takes them for dead.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::{debug, error, info, warn};
+use vipdp_core::snapshot::{Publisher, Service, Snapshot};
+use vipdp_io::neighbor::EgressTable;
+
+use super::clock::monotonic_ns;
+use super::mailbox::{Letter, Letters};
+use super::transport::{Received, Transport};
+use super::workers::{Progress, WorkerThreads};
+use crate::cluster::auth::{self, Keyring, OpenError};
+use crate::cluster::node::{Destination, Input, Life, Node, Output, View};
+use crate::cluster::wire::{MESSAGE_LEN_MAX, Message};
+
+/// How many datagrams are taken before the timers get their turn: more than all 64 members send
+/// in one heartbeat interval, so that a flood delays the timers, but cannot stop them.
+const DATAGRAMS_MAX: usize = 256;
+
+/// How long a worker may stand still before the node counts as unwilling. An idle worker makes a
+/// turn every 20 ms, and a core that serves two nodes' workers may keep one waiting.
+const STANDSTILL_NS: u64 = 500 * MS;
+
+/// How often routes and neighbours are copied from the kernel, with `egress = "tap"`.
+const EGRESS_NS: u64 = 1_000 * MS;
+
+/// How soon a next hop that was missing is looked up again.
+const RESOLVING_NS: u64 = 10 * MS;
+
+/// How long handing over may take at the end, in detection times: then the node leaves as it is,
+/// and the others take its buckets as after a crash.
+const LEAVE_DETECTIONS: u64 = 8;
+
+const MS: u64 = 1_000_000;
+
+/// What is counted of heartbeats.
+#[derive(Clone, Debug, Default)]
+pub struct HeartbeatCounts {
+    /// Messages sent.
+    pub sent: u64,
+    /// Messages that the kernel did not send.
+    pub send_failed: u64,
+    /// Messages received whose sender proved to be a member.
+    pub received: u64,
+    /// Datagrams from beyond the segment.
+    pub not_of_the_segment: u64,
+    /// Datagrams longer than any message.
+    pub too_long: u64,
+    /// Datagrams that are no message of a member, by [`OpenError::index`].
+    pub rejected: [u64; OpenError::COUNT],
+}
+
+/// How the control thread sees the cluster.
+#[derive(Clone, Debug)]
+pub struct ControlView {
+    /// The state machine's own view.
+    pub view: View,
+    /// What is counted of heartbeats.
+    pub heartbeats: HeartbeatCounts,
+    /// The number of the newest snapshot.
+    pub generation: u64,
+    /// How many retired snapshots are still read.
+    pub retired: usize,
+}
+
+/// What the control thread works with.
+pub struct Control {
+    /// The state machine.
+    pub node: Node,
+    /// The cluster's keys.
+    pub keyring: Keyring,
+    /// The cluster's number.
+    pub cluster: u16,
+    /// The heartbeats' socket.
+    pub transport: Transport,
+    /// Where snapshots go.
+    pub publisher: Publisher,
+    /// What of them does not change.
+    pub service: Service,
+    /// Next hops that workers missed.
+    pub unresolved: Arc<crossbeam::queue::ArrayQueue<IpAddr>>,
+    /// The kernel's routes and neighbours, with `egress = "tap"`.
+    pub egress: Option<EgressTable>,
+    /// The workers, to see whether they make progress.
+    pub workers: Arc<WorkerThreads>,
+    /// What other threads ask for.
+    pub letters: Letters,
+    /// D, the time in which a failure is found out, in nanoseconds.
+    pub detection_ns: u64,
+}
+
+/// The parts of the loop that change from turn to turn.
+struct Turn {
+    counts: HeartbeatCounts,
+    outputs: Vec<Output>,
+    datagram: Vec<u8>,
+    /// When the state machine wants to be called next.
+    deadline_ns: u64,
+    generation: u64,
+    table: Table,
+    progress: Progress,
+    progress_ns: u64,
+    willing: bool,
+    egress_ns: u64,
+    leave_by_ns: Option<u64>,
+}
+
+/// The part of the newest snapshot that the state machine decides.
+struct Table {
+    holdings: vipdp_core::snapshot::Holdings,
+    lease_until_ns: u64,
+}
+
+impl Control {
+    /// Runs until a letter says to stop and everything is handed over.
+    ///
+    /// # Errors
+    /// When the kernel does not let the thread wait, or the heartbeats' socket is gone.
+    pub fn run(mut self) -> Result<()> {
+        let now = monotonic_ns();
+        let mut turn = Turn {
+            counts: HeartbeatCounts::default(),
+            outputs: Vec::new(),
+            datagram: Vec::with_capacity(MESSAGE_LEN_MAX),
+            deadline_ns: now,
+            generation: 0,
+            table: Table { holdings: vipdp_core::snapshot::Holdings::none(), lease_until_ns: 0 },
+            progress: self.workers.progress(),
+            progress_ns: now,
+            willing: true,
+            egress_ns: now,
+            leave_by_ns: None,
+        };
+        self.step(&mut turn, now, Input::OwnMac(self.service.own_mac));
+        while !self.has_left(&turn) {
+            self.sleep(&turn)?;
+            self.receive(&mut turn)?;
+            self.read_letters(&mut turn);
+            let now = monotonic_ns();
+            self.watch_workers(&mut turn, now);
+            self.watch_egress(&mut turn, now);
+            if now >= turn.deadline_ns {
+                self.step(&mut turn, now, Input::Tick);
+            }
+        }
+        // The workers stop serving new flows now, not when the lease runs out.
+        turn.table.holdings = vipdp_core::snapshot::Holdings::none();
+        self.publish(&mut turn);
+        Ok(())
+    }
+
+    /// Whether the node was told to stop and has nothing left to hand over, or took too long.
+    fn has_left(&self, turn: &Turn) -> bool {
+        let Some(leave_by_ns) = turn.leave_by_ns else { return false };
+        if turn.table.holdings.is_empty() || self.is_alone() {
+            return true;
+        }
+        let late = monotonic_ns() >= leave_by_ns;
+        if late {
+            warn!("not everything could be handed over; the others take the rest as after a crash");
+        }
+        late
+    }
+
+    /// Whether there is nobody to hand anything to.
+    fn is_alone(&self) -> bool {
+        let members = self.node.view().members;
+        !members.iter().any(|member| matches!(member.life, Life::Heard | Life::Relayed))
+    }
+
+    /// Sleeps until the next deadline, a datagram or a letter.
+    fn sleep(&self, turn: &Turn) -> Result<()> {
+        let now = monotonic_ns();
+        let mut until = turn.deadline_ns.min(turn.progress_ns + STANDSTILL_NS);
+        if self.egress.is_some() {
+            // No descriptor tells of a missed next hop.
+            until = until.min(now + RESOLVING_NS);
+        }
+        if let Some(leave_by_ns) = turn.leave_by_ns {
+            until = until.min(leave_by_ns);
+        }
+        // Rounded up: waking a fraction of a millisecond early would only spin.
+        let wait = Duration::from_millis(until.saturating_sub(now).div_ceil(MS));
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        let mut descriptors = [
+            PollFd::new(self.transport.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.letters.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut descriptors, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error).context("the control thread cannot wait"),
+        }
+    }
+
+    fn receive(&mut self, turn: &mut Turn) -> Result<()> {
+        // One more than any message, so that a longer one shows.
+        let mut buffer = [0; MESSAGE_LEN_MAX + 1];
+        for _ in 0..DATAGRAMS_MAX {
+            let received = match self.transport.receive(&mut buffer) {
+                Ok(Some(received)) => received,
+                Ok(None) => return Ok(()),
+                // The kernel reports a peer's ICMP error, or that the interface went down, once.
+                Err(error) => {
+                    debug!(%error, "receiving a heartbeat");
+                    return Ok(());
+                }
+            };
+            match received {
+                Received::Datagram(len) => self.open(turn, &buffer[..len]),
+                Received::NotOfTheSegment => turn.counts.not_of_the_segment += 1,
+                Received::TooLong => turn.counts.too_long += 1,
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, turn: &mut Turn, datagram: &[u8]) {
+        match auth::open(&self.keyring, self.cluster, datagram) {
+            Ok(message) => {
+                turn.counts.received += 1;
+                self.step(turn, monotonic_ns(), Input::Message(message));
+            }
+            Err(error) => {
+                turn.counts.rejected[error.index()] += 1;
+                debug!(%error, "a datagram that is no message of a member");
+            }
+        }
+    }
+
+    fn read_letters(&mut self, turn: &mut Turn) {
+        self.letters.silence();
+        while let Some(letter) = self.letters.take() {
+            match letter {
+                Letter::View(answer) => {
+                    let view = ControlView {
+                        view: self.node.view(),
+                        heartbeats: turn.counts.clone(),
+                        generation: turn.generation,
+                        retired: self.publisher.retired(),
+                    };
+                    // Whoever asked may have given up waiting.
+                    let _ = answer.send(view);
+                }
+                Letter::Drain(on, answer) => {
+                    info!(on, "drain");
+                    self.step(turn, monotonic_ns(), Input::Drain(on));
+                    let _ = answer.send(());
+                }
+                Letter::Stop => {
+                    let now = monotonic_ns();
+                    turn.leave_by_ns.get_or_insert(now + LEAVE_DETECTIONS * self.detection_ns);
+                    self.step(turn, now, Input::Drain(true));
+                }
+            }
+        }
+    }
+
+    /// A data plane that stands still must not keep its buckets.
+    fn watch_workers(&mut self, turn: &mut Turn, now: u64) {
+        if now < turn.progress_ns + STANDSTILL_NS {
+            return;
+        }
+        let progress = self.workers.progress();
+        let moves = progress.since(&turn.progress);
+        turn.progress = progress;
+        turn.progress_ns = now;
+        if moves != turn.willing {
+            turn.willing = moves;
+            if moves {
+                info!("the workers make progress again");
+            } else {
+                error!("a worker stands still: this node gives its buckets away");
+            }
+            self.step(turn, now, Input::Health { willing: moves });
+        }
+    }
+
+    /// Keeps the next hops of frames from the host up to date.
+    fn watch_egress(&mut self, turn: &mut Turn, now: u64) {
+        let Some(egress) = &mut self.egress else { return };
+        let mut missed = false;
+        while let Some(address) = self.unresolved.pop() {
+            missed = true;
+            if let Err(error) = egress.resolve(address) {
+                warn!(%address, %error, "a next hop cannot be resolved");
+            }
+        }
+        if !missed && now < turn.egress_ns {
+            return;
+        }
+        turn.egress_ns = now + if missed { RESOLVING_NS } else { EGRESS_NS };
+        match egress.refresh() {
+            Ok(true) => self.publish(turn),
+            Ok(false) => {}
+            Err(error) => warn!(%error, "the kernel's routes cannot be copied"),
+        }
+    }
+
+    fn step(&mut self, turn: &mut Turn, now: u64, input: Input) {
+        self.node.step(now, input, &mut turn.outputs);
+        let mut outputs = std::mem::take(&mut turn.outputs);
+        for output in outputs.drain(..) {
+            self.execute(turn, output);
+        }
+        turn.outputs = outputs;
+    }
+
+    fn execute(&mut self, turn: &mut Turn, output: Output) {
+        match output {
+            Output::PublishTable { holdings, lease_until_ns } => {
+                turn.table = Table { holdings, lease_until_ns };
+                self.publish(turn);
+            }
+            Output::Send { to, message } => self.send(turn, to, &message),
+            Output::NextDeadline(deadline_ns) => turn.deadline_ns = deadline_ns,
+            Output::Claim(buckets) => info!(buckets = buckets.len(), "claimed"),
+            Output::Release(buckets) => info!(buckets = buckets.len(), "released"),
+            Output::LingerStart(buckets) => debug!(buckets = buckets.len(), "lingering"),
+            Output::LingerEnd(buckets) => debug!(buckets = buckets.len(), "lingered"),
+            Output::Refused(slot, error) => {
+                turn.counts.rejected[error.index()] += 1;
+                debug!(%slot, %error, "a message of a member that was not taken");
+            }
+            // The data plane answers every question for a VIP by itself; in this mode nobody
+            // announces one.
+            Output::Defend(address) => debug!(%address, "somebody else answers for a VIP"),
+            Output::Alarm(alarm) => warn!(?alarm, "alarm"),
+        }
+    }
+
+    fn send(&self, turn: &mut Turn, to: Destination, message: &Message) {
+        auth::seal(&self.keyring, message, &mut turn.datagram);
+        let sent = match to {
+            Destination::Multicast => self.transport.send_to_all(&turn.datagram),
+            Destination::Slot(slot) => self.transport.send_to(&turn.datagram, slot),
+        };
+        match sent {
+            Ok(()) => turn.counts.sent += 1,
+            Err(error) => {
+                turn.counts.send_failed += 1;
+                debug!(%error, "a heartbeat was not sent");
+            }
+        }
+    }
+
+    fn publish(&mut self, turn: &mut Turn) {
+        turn.generation += 1;
+        let service = Service {
+            peer_macs: self.node.peer_macs(),
+            egress: self.egress.as_ref().map(|table| table.egress().clone()),
+            ..self.service.clone()
+        };
+        self.publisher.publish(Snapshot {
+            generation: turn.generation,
+            lease_until_ns: turn.table.lease_until_ns,
+            holdings: turn.table.holdings.clone(),
+            service: Arc::new(service),
+        });
+    }
+}

@@ -1,0 +1,207 @@
+//! Setting up the data plane, and taking it down again.
+//!
+//! The order keeps three promises: nothing is changed before another vipdp on the interface is
+//! ruled out, the kernel is told not to answer for the VIPs before it has them, and no frame is
+//! taken from the kernel before there is a socket that takes it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use crossbeam::queue::ArrayQueue;
+use vipdp_core::counters::WorkerCounters;
+use vipdp_core::flow::FlowTable;
+use vipdp_core::hash::ClientHash;
+use vipdp_core::slot::SLOTS;
+use vipdp_core::snapshot::{Holdings, Publication, Service, Snapshot, Vips};
+use vipdp_core::worker::{Shared, Worker};
+use vipdp_io::af_xdp::{self, AfXdpPort};
+use vipdp_io::host::{EgressTap, HostGuard, HostPlan};
+use vipdp_io::link::Link;
+use vipdp_io::membership::Membership;
+use vipdp_io::neighbor::EgressTable;
+use vipdp_io::tap::{Tap, TapQueue};
+use vipdp_io::xdp::{self, AttachMode, Program};
+
+use super::workers::{Start, WorkerThreads};
+use crate::config::{
+    Config, EgressMode, IngressMode, PollMode, SharedMacConfig, XdpMode, ZeroCopy,
+};
+
+/// How many next hops may wait for resolution. A burst's worth: the control thread looks many times
+/// a second.
+const UNRESOLVED_MAX: usize = vipdp_core::port::BURST;
+
+/// The data plane of a node, running. Dropping it stops the workers, then gives the frames back to
+/// the kernel, then the host its settings: the fields are in that order.
+pub struct DataPlane {
+    /// The workers' threads.
+    pub workers: WorkerThreads,
+    /// The XDP program on the NIC.
+    pub program: Program,
+    /// The host's settings, to be put back.
+    pub host: HostGuard,
+    /// What the NIC accepts beside its own address.
+    pub membership: Membership,
+    /// The NIC, as it was at the start.
+    pub link: Link,
+    /// What the workers share.
+    pub shared: Shared,
+    /// What does not change while they run: the peers' MAC addresses and the egress are empty.
+    pub service: Service,
+    /// The kernel's routes and neighbours, with `egress = "tap"`.
+    pub egress: Option<EgressTable>,
+    /// How many receive queues the NIC has.
+    pub queues: u32,
+}
+
+impl DataPlane {
+    /// Sets everything up. The workers run when this returns; they own no bucket.
+    ///
+    /// # Errors
+    /// When the kernel refuses something; what was done is undone then.
+    pub fn start(config: &Config) -> Result<Self> {
+        let interface = config.node.interface.as_str();
+        let link = Link::read(interface)?;
+        link.require_running()?;
+        let vips = &config.cluster.vips;
+        let IngressMode::SharedMac(shared_mac) = config.cluster.mode;
+
+        let mut program = Program::attach(interface, attach_mode(config.node.xdp), vips)?;
+        // Attaching can change their number.
+        let queues = xdp::rx_queues(interface)
+            .with_context(|| format!("cannot count the receive queues of {interface}"))?;
+        let taps = Tap::create(config.node.tap.as_str(), queues as usize)?;
+        let host = HostPlan {
+            interface: interface.to_owned(),
+            tap: config.node.tap.as_str().to_owned(),
+            vips: vips.clone(),
+            group_mac: matches!(shared_mac, SharedMacConfig::Multicast { .. }),
+            busy_poll: config.node.poll == PollMode::Busy,
+            egress_tap: (config.node.egress == EgressMode::Tap).then(EgressTap::default),
+            state_dir: config.node.state_dir.clone(),
+        }
+        .apply()?;
+        let membership = Membership::join(&link, shared_mac.macs(), &groups(shared_mac), vips)?;
+        let egress = match config.node.egress {
+            EgressMode::Tap => Some(EgressTable::new(&link)?),
+            EgressMode::Direct => None,
+        };
+        let service = service(config, &link, host.tap(), shared_mac);
+        let shared = shared(config, &service)?;
+        let ports = (0..queues)
+            .map(|queue| open_port(config, &program, queue))
+            .collect::<Result<Vec<_>>>()?;
+        for (queue, port) in (0..).zip(&ports) {
+            program.bind(queue, port)?;
+        }
+        let workers = start_workers(config, &shared, ports, taps)?;
+        Ok(Self {
+            workers,
+            program,
+            host,
+            membership,
+            link,
+            shared,
+            service,
+            egress,
+            queues,
+        })
+    }
+}
+
+const fn attach_mode(mode: XdpMode) -> AttachMode {
+    match mode {
+        XdpMode::Auto => AttachMode::Auto,
+        XdpMode::Native => AttachMode::Native,
+        XdpMode::Generic => AttachMode::Generic,
+    }
+}
+
+/// The groups whose MAC addresses the VIPs resolve to.
+fn groups(shared_mac: SharedMacConfig) -> Vec<IpAddr> {
+    match shared_mac {
+        SharedMacConfig::Unicast(_) => Vec::new(),
+        SharedMacConfig::Multicast { group4, group6 } => vec![group4.into(), group6.into()],
+    }
+}
+
+fn service(config: &Config, link: &Link, tap: &Link, shared_mac: SharedMacConfig) -> Service {
+    let cluster = &config.cluster;
+    Service {
+        vips: Vips::new(cluster.vips.iter().copied()),
+        client_hash: ClientHash::new(config.keys.hash_key(), cluster.hash),
+        sticky_udp_ports: cluster.sticky_udp_ports.as_slice().into(),
+        shared_mac: shared_mac.macs(),
+        own_mac: link.mac,
+        host_mac: tap.mac,
+        host_mtu: tap.mtu.min(u32::from(u16::MAX)) as u16,
+        vlan: cluster.vlan,
+        peer_macs: [None; SLOTS],
+        egress: None,
+    }
+}
+
+fn shared(config: &Config, service: &Service) -> Result<Shared> {
+    let mut secret = [0; 16];
+    super::random::fill(&mut secret).context("no random secret for the flow table")?;
+    let (low, high) = secret.split_at(8);
+    let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("8 of 16 bytes"));
+    let nothing = Snapshot {
+        generation: 0,
+        lease_until_ns: 0,
+        holdings: Holdings::none(),
+        service: Arc::new(service.clone()),
+    };
+    Ok(Shared {
+        publication: Arc::new(Publication::new(nothing)),
+        flows: Arc::new(FlowTable::new(config.node.flows_max, [word(low), word(high)])),
+        unresolved: Arc::new(ArrayQueue::new(UNRESOLVED_MAX)),
+    })
+}
+
+fn open_port(config: &Config, program: &Program, queue: u32) -> Result<AfXdpPort> {
+    let generic = program.attach_mode() == AttachMode::Generic;
+    let port = AfXdpPort::open(&af_xdp::Options {
+        zero_copy: match config.node.zero_copy {
+            ZeroCopy::Auto if !generic => af_xdp::ZeroCopy::Auto,
+            ZeroCopy::Auto | ZeroCopy::Off => af_xdp::ZeroCopy::Off,
+        },
+        busy_poll: config.node.poll == PollMode::Busy,
+        ..af_xdp::Options::new(config.node.interface.as_str(), queue)
+    })?;
+    Ok(port)
+}
+
+fn start_workers(
+    config: &Config,
+    shared: &Shared,
+    ports: Vec<AfXdpPort>,
+    taps: Vec<TapQueue>,
+) -> Result<WorkerThreads> {
+    let cores: Vec<usize> = match &config.node.cores {
+        Some(cores) => cores.to_vec(),
+        None => core_affinity::get_core_ids()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|core| core.id)
+            .collect(),
+    };
+    ensure!(!cores.is_empty(), "the kernel names no core that workers may use; set `cores`");
+    let starts = ports
+        .into_iter()
+        .zip(taps)
+        .enumerate()
+        .map(|(queue, (port, tap))| {
+            let counters = Arc::<WorkerCounters>::default();
+            Start {
+                worker: Worker::new(port, tap, shared.clone(), Arc::clone(&counters)),
+                counters,
+                queue: queue as u32,
+                core: cores[queue % cores.len()],
+                wake_for_host: config.node.egress == EgressMode::Tap,
+            }
+        })
+        .collect();
+    WorkerThreads::start(starts, config.node.poll).context("cannot start a worker's thread")
+}

@@ -1,0 +1,236 @@
+//! What the admin socket is told of the running node.
+
+use std::sync::{Arc, PoisonError};
+
+use vipdp_core::bucket::BUCKETS;
+use vipdp_core::counters::{Count, WorkerCounters};
+use vipdp_core::decide::Now;
+use vipdp_core::flow::FlowState;
+use vipdp_core::verdict::DropReason;
+use vipdp_core::worker::Shared;
+use vipdp_io::link::Link;
+use vipdp_io::xdp::AttachMode;
+
+use super::clock::monotonic_ns;
+use super::control::{ControlView, HeartbeatCounts};
+use super::mailbox::{Mailbox, NoAnswer};
+use super::workers::{WorkerThread, WorkerThreads};
+use crate::admin::{AdminHandler, Refusal};
+use crate::cluster::auth::OpenError;
+use crate::cluster::node::{Life, MemberView, State, View};
+use crate::config::Config;
+use crate::status::{
+    AdminStatus, BucketStatus, FORMAT, FlowStatus, HeartbeatStatus, InterfaceStatus, KernelCounts,
+    MemberState, MemberStatus, NodeState, NodeStatus, SnapshotStatus, Status, VerdictCounts,
+    WorkerStatus,
+};
+
+/// What does not change while the node runs, and where the rest is.
+pub struct Facts {
+    /// The configuration.
+    pub config: Config,
+    /// The NIC.
+    pub link: Link,
+    /// How many receive queues it has.
+    pub queues: u32,
+    /// Where the XDP program runs.
+    pub xdp_mode: AttachMode,
+    /// The flow table.
+    pub shared: Shared,
+    /// The workers.
+    pub workers: Arc<WorkerThreads>,
+    /// The way to the control thread.
+    pub mailbox: Mailbox,
+}
+
+/// Answers the admin socket.
+pub struct Handler {
+    facts: Facts,
+    started_ns: u64,
+}
+
+impl Handler {
+    /// A handler for the node that has just started.
+    pub fn new(facts: Facts) -> Self {
+        Self { facts, started_ns: monotonic_ns() }
+    }
+}
+
+impl From<NoAnswer> for Refusal {
+    fn from(error: NoAnswer) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl AdminHandler for Handler {
+    fn status(&self) -> Result<Status, Refusal> {
+        let control = self.facts.mailbox.view()?;
+        let now_ns = monotonic_ns();
+        Ok(Status {
+            format: FORMAT,
+            node: self.node(&control.view, now_ns),
+            members: self.members(&control.view),
+            buckets: buckets(&control.view, self.facts.config.node.slot.get()),
+            vips: self.facts.config.cluster.vips.clone(),
+            interface: self.interface(),
+            workers: self.facts.workers.iter().map(worker).collect(),
+            flows: self.flows(now_ns),
+            heartbeats: heartbeats(&control),
+            snapshots: SnapshotStatus {
+                generation: control.generation,
+                retired: control.retired as u64,
+            },
+            admin: AdminStatus::default(),
+        })
+    }
+
+    fn drain(&self, on: bool) -> Result<(), Refusal> {
+        Ok(self.facts.mailbox.drain(on)?)
+    }
+}
+
+impl Handler {
+    fn node(&self, view: &View, now_ns: u64) -> NodeStatus {
+        let Config { node, cluster, cluster_hash, .. } = &self.facts.config;
+        NodeStatus {
+            name: self.facts.config.own_member().name.clone(),
+            slot: node.slot.get(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: ms(now_ns - self.started_ns),
+            state: match view.state {
+                State::Listen => NodeState::Listen,
+                State::Active => NodeState::Active,
+                State::Fenced => NodeState::Fenced,
+                State::Draining => NodeState::Draining,
+            },
+            willing: view.members.iter().any(|member| member.slot == view.slot && member.willing),
+            lease_ms_left: ms(view.lease_until_ns.saturating_sub(now_ns)),
+            mode: cluster.mode.label().to_owned(),
+            cluster_id: cluster.id,
+            generation: cluster.generation,
+            config_hash: format!("{cluster_hash:016x}"),
+        }
+    }
+
+    fn members(&self, view: &View) -> Vec<MemberStatus> {
+        let configured = &self.facts.config.cluster.members;
+        let member = |seen: &MemberView| {
+            let configured = configured.iter().find(|member| member.slot == seen.slot)?;
+            Some(MemberStatus {
+                slot: seen.slot.get(),
+                name: configured.name.clone(),
+                state: match seen.life {
+                    Life::Own => MemberState::Own,
+                    Life::Heard => MemberState::Alive,
+                    Life::Relayed => MemberState::Relayed,
+                    Life::Dead => MemberState::Dead,
+                    Life::NeverHeard => MemberState::Unseen,
+                },
+                share: seen.share,
+                buckets: view.owners.iter().filter(|&&owner| owner == Some(seen.slot)).count()
+                    as u32,
+                address: configured.address,
+                mac: seen.mac.map(|mac| mac.to_string()),
+                last_heard_ms: seen.heard_ago_ns.map(ms),
+            })
+        };
+        view.members.iter().filter_map(member).collect()
+    }
+
+    fn interface(&self) -> InterfaceStatus {
+        let Facts { config, link, queues, xdp_mode, .. } = &self.facts;
+        let crate::config::IngressMode::SharedMac(shared_mac) = config.cluster.mode;
+        InterfaceStatus {
+            name: link.name.clone(),
+            mac: link.mac.to_string(),
+            shared_mac_v4: shared_mac.macs().v4.to_string(),
+            shared_mac_v6: shared_mac.macs().v6.to_string(),
+            driver: link.driver().unwrap_or_else(|| "virtual".to_owned()),
+            xdp_mode: match xdp_mode {
+                AttachMode::Generic => "generic",
+                AttachMode::Native | AttachMode::Auto => "native",
+            }
+            .to_owned(),
+            queues: *queues,
+            tap: config.node.tap.as_str().to_owned(),
+        }
+    }
+
+    /// Reads the whole flow table: some milliseconds per million flows, on the admin thread.
+    fn flows(&self, now_ns: u64) -> FlowStatus {
+        let census = self.facts.shared.flows.census(Now::of_ns(now_ns).seconds);
+        FlowStatus {
+            capacity: census.capacity as u64,
+            states: FlowState::ALL
+                .iter()
+                .map(|&state| (state.label().to_owned(), census.in_state(state) as u64))
+                .collect(),
+        }
+    }
+}
+
+const fn ms(ns: u64) -> u64 {
+    ns / 1_000_000
+}
+
+fn buckets(view: &View, own: u8) -> BucketStatus {
+    let owners: Vec<_> = view.owners.iter().map(|owner| owner.map(|slot| slot.get())).collect();
+    debug_assert_eq!(owners.len(), BUCKETS);
+    BucketStatus {
+        owned: owners.iter().filter(|&&owner| owner == Some(own)).count() as u32,
+        unowned: owners.iter().filter(|owner| owner.is_none()).count() as u32,
+        owners,
+    }
+}
+
+fn worker(thread: &WorkerThread) -> WorkerStatus {
+    let counters: &WorkerCounters = &thread.counters;
+    let kernel = *thread.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+    WorkerStatus {
+        queue: thread.queue,
+        core: Some(thread.core as u32),
+        zero_copy: thread.zero_copy,
+        turns: counters.get(Count::Turns),
+        rx: counters.get(Count::Received),
+        tx: counters.get(Count::Transmitted),
+        from_host: counters.get(Count::FromHost),
+        flows_inserted: counters.get(Count::FlowsInserted),
+        flows_evicted: counters.get(Count::FlowsEvicted),
+        verdicts: VerdictCounts {
+            pass: counters.get(Count::Passed),
+            reply_arp: counters.get(Count::ArpReplies),
+            reply_na: counters.get(Count::NeighborAdvertisements),
+            forward: counters.get(Count::Forwarded),
+            drop: counters.drops_total(),
+        },
+        drops: DropReason::all()
+            .map(|reason| (reason.label().to_owned(), counters.drops(reason)))
+            .collect(),
+        kernel: KernelCounts {
+            rx_dropped: kernel.rx_dropped,
+            rx_invalid_descs: kernel.rx_invalid_descs,
+            tx_invalid_descs: kernel.tx_invalid_descs,
+            rx_ring_full: kernel.rx_ring_full,
+            rx_fill_ring_empty_descs: kernel.fill_ring_empty,
+            tx_ring_empty_descs: kernel.tx_ring_empty,
+        },
+    }
+}
+
+/// What was rejected at the socket, for its MAC, and by the protocol, side by side.
+fn heartbeats(control: &ControlView) -> HeartbeatStatus {
+    let HeartbeatCounts { sent, send_failed, received, not_of_the_segment, too_long, rejected } =
+        &control.heartbeats;
+    let mut labels: std::collections::BTreeMap<String, u64> = OpenError::ALL
+        .iter()
+        .map(|error| (error.label().to_owned(), rejected[error.index()]))
+        .collect();
+    labels.insert("not_of_the_segment".to_owned(), *not_of_the_segment);
+    labels.insert("too_long".to_owned(), *too_long);
+    HeartbeatStatus {
+        sent: *sent,
+        send_failed: *send_failed,
+        received: *received,
+        rejected: labels,
+    }
+}

@@ -1,0 +1,255 @@
+//! A running node: the only place where sockets, timers, threads and the protocol meet.
+//!
+//! ```text
+//!   main thread       signals; waits, and puts the host back when all others have ended
+//!   vipdp-control     the protocol: heartbeats in and out, snapshots out          control.rs
+//!   vipdp-workerN     the data plane, one per receive queue                       workers.rs
+//!   vipdp-admin       the admin socket                                            admin/
+//! ```
+
+mod clock;
+mod control;
+mod dataplane;
+mod handler;
+mod mailbox;
+pub(crate) mod random;
+mod transport;
+mod workers;
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tracing::{error, info};
+use vipdp_core::slot::SLOTS;
+use vipdp_core::snapshot::Publisher;
+
+use crate::admin::{AdminServer, Limits};
+use crate::cluster::auth::{KeyId, Keyring};
+use crate::cluster::config::{
+    ClusterConfig, ConfigId, Member, Parameters, Partition, Timing,
+};
+use crate::cluster::node::Node;
+use crate::config::{Config, HeartbeatTransport, PartitionGuard};
+use clock::monotonic_ns;
+use control::Control;
+use dataplane::DataPlane;
+use handler::Handler;
+use mailbox::Mailbox;
+use transport::{Route, Transport};
+
+/// How long the control thread may take to end after a signal, before the host is put back without
+/// it: longer than it takes to hand everything over.
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+/// Runs the node until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start, or a part of it fails. The host is as it was before in either case.
+pub fn run(config: &Config) -> Result<()> {
+    // Before any thread starts, so that all inherit the mask and only the descriptor tells.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block().context("cannot block signals")?;
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    let signals = SignalFd::with_flags(&signals, flags).context("no descriptor for signals")?;
+
+    let cluster = Arc::new(cluster_config(config)?);
+    let keyring = keyring(config)?;
+    let dataplane = DataPlane::start(config)?;
+    let DataPlane { workers, program, host, membership, link, shared, service, egress, queues } =
+        dataplane;
+    let workers = Arc::new(workers);
+    let transport = open_transport(config).context("cannot open the heartbeats' socket")?;
+    let (mailbox, letters) = mailbox::mailbox().context("no descriptor for the control thread")?;
+    let detection_ns = cluster.timing().detection_ns();
+    let node = Node::new(
+        Arc::clone(&cluster),
+        config.node.slot,
+        random::word()?,
+        random::word()?,
+        monotonic_ns(),
+    );
+    let control = Control {
+        node,
+        keyring,
+        cluster: config.cluster.id,
+        transport,
+        publisher: Publisher::new(Arc::clone(&shared.publication)),
+        service,
+        unresolved: Arc::clone(&shared.unresolved),
+        egress,
+        workers: Arc::clone(&workers),
+        letters,
+        detection_ns,
+    };
+    let handler = Handler::new(handler::Facts {
+        config: config.clone(),
+        link,
+        queues,
+        xdp_mode: program.attach_mode(),
+        shared: shared.clone(),
+        workers: Arc::clone(&workers),
+        mailbox: mailbox.clone(),
+    });
+    let admin = AdminServer::start(&config.node.admin, Limits::default(), Arc::new(handler))?;
+    let ended = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)
+        .context("no descriptor for the control thread")?;
+    let ended = Arc::new(ended);
+    let thread = spawn_control(control, Arc::clone(&ended))?;
+    info!(
+        interface = config.node.interface.as_str(),
+        queues,
+        xdp = ?program.attach_mode(),
+        "running"
+    );
+
+    let outcome = wait(&signals, &ended, &mailbox, thread);
+    drop(admin);
+    drop(workers);
+    drop(program);
+    drop(membership);
+    let restored = host.restore().context("not everything on the host could be put back");
+    info!("ended");
+    outcome.and(restored.map(drop))
+}
+
+/// Waits for a signal, then for the control thread to end.
+fn wait(
+    signals: &SignalFd,
+    ended: &EventFd,
+    mailbox: &Mailbox,
+    control: JoinHandle<Result<()>>,
+) -> Result<()> {
+    let mut stop_by = None;
+    loop {
+        let timeout = match stop_by {
+            None => PollTimeout::NONE,
+            Some(stop_by) => {
+                let left = Instant::saturating_duration_since(&stop_by, Instant::now());
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let mut descriptors = [
+            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut descriptors, timeout) {
+            Ok(0) => bail!("the control thread does not end within {} s", STOP_MAX.as_secs()),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error).context("cannot wait for signals"),
+        }
+        if descriptors[0].any().unwrap_or(false) {
+            return match control.join() {
+                Ok(outcome) => outcome,
+                Err(_) => Err(anyhow!("the control thread ended in a panic")),
+            };
+        }
+        if let Ok(Some(signal)) = signals.read_signal()
+            && stop_by.is_none()
+        {
+            info!(signal = signal.ssi_signo, "handing over, then ending");
+            stop_by = Some(Instant::now() + STOP_MAX);
+            // If it has ended already, the descriptor says so in the next turn.
+            let _ = mailbox.stop();
+        }
+    }
+}
+
+/// Rings when it is dropped, also by a panic.
+struct RingAtTheEnd(Arc<EventFd>);
+
+impl Drop for RingAtTheEnd {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.write(1) {
+            error!(%error, "the main thread cannot be told that the control thread has ended");
+        }
+    }
+}
+
+fn spawn_control(control: Control, ended: Arc<EventFd>) -> Result<JoinHandle<Result<()>>> {
+    std::thread::Builder::new()
+        .name("vipdp-control".into())
+        .spawn(move || {
+            let _ring = RingAtTheEnd(ended);
+            control.run()
+        })
+        .context("cannot start the control thread")
+}
+
+fn keyring(config: &Config) -> Result<Keyring> {
+    let keys = config.keys.accepted().iter().map(|key| (KeyId(key.id), key.secret));
+    Ok(Keyring::new(KeyId(config.keys.sending().id), keys)?)
+}
+
+/// The configuration as the protocol needs it.
+///
+/// # Errors
+/// When the protocol asks for more than the configuration's own checks did.
+pub fn cluster_config(config: &Config) -> Result<ClusterConfig> {
+    let cluster = &config.cluster;
+    let ns = |duration: Duration| duration.as_nanos() as u64;
+    let parameters = Parameters {
+        cluster: cluster.id,
+        id: ConfigId {
+            generation: cluster.generation,
+            hash: (config.cluster_hash >> 32) as u32,
+        },
+        members: cluster
+            .members
+            .iter()
+            .map(|member| Member {
+                slot: member.slot,
+                weight: member.weight,
+                tombstone: member.removed,
+            })
+            .collect(),
+        timing: Timing {
+            heartbeat_ns: ns(cluster.timing.heartbeat),
+            multiplier: cluster.timing.multiplier,
+            hold_ns: ns(cluster.timing.hold),
+            ramp_ns: ns(cluster.timing.ramp),
+            linger_ns: ns(cluster.timing.linger),
+        },
+        partition: match cluster.partition {
+            PartitionGuard::None => Partition::None,
+            PartitionGuard::Majority => Partition::Majority,
+            PartitionGuard::Gateway => Partition::Gateway,
+        },
+        assignment_seed: config.keys.assignment_seed(),
+    };
+    Ok(ClusterConfig::new(parameters)?)
+}
+
+fn open_transport(config: &Config) -> Result<Transport> {
+    let heartbeat = &config.cluster.heartbeat;
+    let port = heartbeat.port;
+    let route = match heartbeat.transport {
+        HeartbeatTransport::Multicast(group) => {
+            let name = config.node.heartbeat_interface.as_str();
+            let link = vipdp_io::link::Link::read(name)?;
+            let interface = std::num::NonZeroU32::new(link.index)
+                .with_context(|| format!("interface {name} has index 0"))?;
+            Route::Multicast { interface, group: (group, port).into() }
+        }
+        HeartbeatTransport::Unicast => {
+            let mut peers = [None; SLOTS];
+            for member in &config.cluster.members {
+                if member.slot != config.node.slot && !member.removed {
+                    peers[member.slot.index()] =
+                        member.address.map(|address| (address, port).into());
+                }
+            }
+            let own = config.own_member().address.context("this member has no address")?;
+            Route::Unicast { own: (own, port).into(), peers }
+        }
+    };
+    Ok(Transport::open(route)?)
+}
