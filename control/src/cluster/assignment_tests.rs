@@ -41,7 +41,10 @@ fn every_list_has_every_member_once() {
             let last = assignment.preference(bucket)[count - 1];
             assert_eq!(assignment.rank(bucket, last), Some(count - 1));
         }
-        assert_eq!(assignment.rank(Bucket::new(0).unwrap(), Slot::new(63).unwrap()).is_some(), count == 64);
+        assert_eq!(
+            assignment.rank(Bucket::new(0).unwrap(), Slot::new(63).unwrap()).is_some(),
+            count == 64
+        );
     }
 }
 

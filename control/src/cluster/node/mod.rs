@@ -391,5 +391,3 @@ impl Node {
     }
 }
 
-#[cfg(test)]
-mod tests;
