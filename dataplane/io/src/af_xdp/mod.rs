@@ -20,7 +20,7 @@
 //!
 //! The rings are those of the crate `xdpilone`. It maps the fill ring before the socket is bound,
 //! so that the driver finds frames in it from its first look on: a zero-copy driver that finds
-//! none when the socket is bound may never look again (igb on Linux 6.1).
+//! none when the socket is bound may never look again (igb does not).
 //!
 //! **Waking.** The socket is bound with `XDP_USE_NEED_WAKEUP`. The kernel raises a flag in the fill
 //! or transmit ring when it has to be called to go on: one call per burst then. In copy mode the
@@ -72,8 +72,8 @@ pub struct AfXdpPort {
 /// What an [`AfXdpPort`] lost, and how often it called the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Frames dropped for a reason without a counter of its own: longer than [`FRAME_LEN_MAX`], for
-    /// one.
+    /// Frames dropped for another reason than a full receive ring: longer than [`FRAME_LEN_MAX`], or,
+    /// in copy mode, no frame on the fill ring to copy them to.
     pub rx_dropped: u64,
     /// Descriptors of the fill ring that the kernel could not use: a fault of ours.
     pub rx_invalid_descs: u64,
@@ -81,7 +81,8 @@ pub struct Statistics {
     pub tx_invalid_descs: u64,
     /// Frames dropped since the receive ring was full: the worker is too slow.
     pub rx_ring_full: u64,
-    /// How often the driver found the fill ring empty. In copy mode each is a lost frame.
+    /// How often the kernel found the fill ring empty. In copy mode that loses a frame, which
+    /// `rx_dropped` counts too.
     pub fill_ring_empty: u64,
     /// How often the kernel found the transmit ring empty: no loss.
     pub tx_ring_empty: u64,

@@ -45,7 +45,8 @@ pub(super) const HEADROOM: usize = 256;
 /// Bytes of a frame at most: 1,792. Longer ones the kernel drops and counts as `rx_dropped`.
 pub const FRAME_LEN_MAX: usize = CHUNK - HEADROOM;
 
-/// Bytes of a frame at least: an Ethernet header. The kernel never completes shorter ones.
+/// Bytes of a frame at least: an Ethernet header. A descriptor without any bytes would be skipped by
+/// the kernel and never completed.
 const FRAME_LEN_MIN: usize = 14;
 
 /// Most frames of one umem: more would not be addressed by 32 bits.
@@ -257,7 +258,7 @@ impl Umem {
     /// Gives a frame to the kernel to transmit: its offset and length.
     ///
     /// # Panics
-    /// If it is shorter than an Ethernet header: the kernel would keep the chunk for good.
+    /// If it is shorter than an Ethernet header: see [`FRAME_LEN_MIN`].
     pub(super) fn transmitted(&mut self, frame: Frame) -> (u64, u32) {
         assert!(frame.len as usize >= FRAME_LEN_MIN, "a frame of {} bytes to transmit", frame.len);
         let Range { start, end } = self.take_from_holder(frame);
@@ -439,7 +440,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a frame of 13 bytes to transmit")]
-    fn a_frame_that_the_kernel_would_keep_is_not_transmitted() {
+    fn a_frame_without_an_ethernet_header_is_not_transmitted() {
         let mut umem = umem();
         let mut frame = umem.alloc().expect("free");
         umem.set_len(&mut frame, 13);
