@@ -54,7 +54,7 @@ fn arp_rows() -> Vec<Row> {
         ("long protocol addresses", with(request.clone(), 19, &[16]), ArpInvalid),
         ("operation 0", with(request.clone(), 20, &[0, 0]), ArpInvalid),
         ("RARP", with(request.clone(), 20, &[0, 3]), ArpInvalid),
-        ("ARP from a group", with(request, 22, &[0xff; 6]), ArpInvalid),
+        ("ARP from all", with(request, 22, &[0xff; 6]), ArpInvalid),
     ]
 }
 

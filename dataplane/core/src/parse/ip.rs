@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Fragment, IpPacket, ParseError, Payload, Ports, TcpFlags, Transport};
+use super::{Fragment, IpPacket, Link, ParseError, Parsed, Payload, Ports, TcpFlags, Transport};
 use super::{icmp, neighbor};
 use crate::wire::ipv6::{Extensions, FragmentHeader};
 use crate::wire::{ipv4, ipv6, protocol, tcp, udp};
@@ -11,8 +11,7 @@ use crate::wire::{ipv4, ipv6, protocol, tcp, udp};
 /// bits.
 const LEN_MAX: usize = 0xffff;
 
-#[inline]
-pub(super) fn parse_v4(bytes: &[u8]) -> Result<Payload, ParseError> {
+pub(super) fn parse_v4(link: Link, bytes: &[u8]) -> Result<Parsed, ParseError> {
     let packet = ipv4::Packet::new(bytes)?;
     let (header, payload) = (packet.header(), packet.payload());
     let src = header.src();
@@ -20,24 +19,19 @@ pub(super) fn parse_v4(bytes: &[u8]) -> Result<Payload, ParseError> {
         return Err(ParseError::SourceInvalid);
     }
     let fragment = if header.is_fragment() { fragment_v4(&packet)? } else { Fragment::Whole };
-    let transport = match header.protocol() {
-        _ if matches!(fragment, Fragment::Later { .. }) => Transport::LaterFragment,
-        protocol::UDP => parse_udp(payload, fragment)?,
-        protocol::TCP => parse_tcp(payload, fragment)?,
-        protocol::ICMPV4 => icmp::parse_v4(payload)?,
-        _ => Transport::Other,
-    };
-    Ok(Payload::Ip(IpPacket {
-        src: IpAddr::V4(src),
-        dst: IpAddr::V4(header.dst()),
-        fragment,
-        protocol: header.protocol(),
-        transport,
-    }))
+    let is_later = matches!(fragment, Fragment::Later { .. });
+    let (src, dst) = (IpAddr::V4(src), IpAddr::V4(header.dst()));
+    let headers = Headers { link, src, dst, fragment, protocol: header.protocol() };
+    match headers.protocol {
+        _ if is_later => Ok(headers.with(Transport::LaterFragment)),
+        protocol::UDP => Ok(headers.with(parse_udp(payload, fragment)?)),
+        protocol::TCP => Ok(headers.with(parse_tcp(payload, fragment)?)),
+        protocol::ICMPV4 => Ok(headers.with(icmp::parse_v4(payload)?)),
+        _ => Ok(headers.with(Transport::Other)),
+    }
 }
 
-#[inline]
-pub(super) fn parse_v6(bytes: &[u8]) -> Result<Payload, ParseError> {
+pub(super) fn parse_v6(link: Link, bytes: &[u8]) -> Result<Parsed, ParseError> {
     let packet = ipv6::Packet::new(bytes)?;
     let header = packet.header();
     let mut extensions = Extensions::new(header.next_header(), packet.payload());
@@ -50,26 +44,40 @@ pub(super) fn parse_v6(bytes: &[u8]) -> Result<Payload, ParseError> {
     let is_later = matches!(fragment, Fragment::Later { .. });
     // Before the source is looked at: in duplicate address detection it may be unspecified.
     if protocol == protocol::ICMPV6 && !is_later && neighbor::is_neighbor(payload) {
-        return neighbor::parse(header, extensions.fragment().is_some(), payload);
+        let message = neighbor::parse(header, extensions.fragment().is_some(), payload)?;
+        return Ok(link.with(message));
     }
     let src = header.src();
     if !is_sender_v6(src) {
         return Err(ParseError::SourceInvalid);
     }
-    let transport = match protocol {
-        _ if is_later => Transport::LaterFragment,
-        protocol::UDP => parse_udp(payload, fragment)?,
-        protocol::TCP => parse_tcp(payload, fragment)?,
-        protocol::ICMPV6 => icmp::parse_v6(payload)?,
-        _ => Transport::Other,
-    };
-    Ok(Payload::Ip(IpPacket {
-        src: IpAddr::V6(src),
-        dst: IpAddr::V6(header.dst()),
-        fragment,
-        protocol,
-        transport,
-    }))
+    let (src, dst) = (IpAddr::V6(src), IpAddr::V6(header.dst()));
+    let headers = Headers { link, src, dst, fragment, protocol };
+    match protocol {
+        _ if is_later => Ok(headers.with(Transport::LaterFragment)),
+        protocol::UDP => Ok(headers.with(parse_udp(payload, fragment)?)),
+        protocol::TCP => Ok(headers.with(parse_tcp(payload, fragment)?)),
+        protocol::ICMPV6 => Ok(headers.with(icmp::parse_v6(payload)?)),
+        _ => Ok(headers.with(Transport::Other)),
+    }
+}
+
+/// What is known of a packet before its transport is; see [`Link`].
+#[derive(Clone, Copy)]
+struct Headers {
+    link: Link,
+    src: IpAddr,
+    dst: IpAddr,
+    fragment: Fragment,
+    protocol: u8,
+}
+
+impl Headers {
+    #[inline(always)]
+    fn with(self, transport: Transport) -> Parsed {
+        let Self { link, src, dst, fragment, protocol } = self;
+        link.with(Payload::Ip(IpPacket { src, dst, fragment, protocol, transport }))
+    }
 }
 
 fn is_sender_v4(src: Ipv4Addr) -> bool {
@@ -138,7 +146,7 @@ impl Piece {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn parse_udp(payload: &[u8], fragment: Fragment) -> Result<Transport, ParseError> {
     let header = udp::Header::new(payload)?;
     // What a first fragment lacks, later ones hold. Less than the payload is allowed: UDP options
@@ -149,7 +157,7 @@ fn parse_udp(payload: &[u8], fragment: Fragment) -> Result<Transport, ParseError
     Ok(Transport::Udp(Ports { src: header.src_port(), dst: header.dst_port() }))
 }
 
-#[inline]
+#[inline(always)]
 fn parse_tcp(payload: &[u8], fragment: Fragment) -> Result<Transport, ParseError> {
     let header = tcp::Header::new(payload)?;
     if fragment == Fragment::Whole && header.header_len() > payload.len() {

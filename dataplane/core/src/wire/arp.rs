@@ -47,14 +47,17 @@ impl<'a> Packet<'a> {
     ///
     /// # Errors
     /// [`ParseError::ArpTruncated`] below 28 bytes; [`ParseError::ArpInvalid`] unless it is of
-    /// IPv4 over Ethernet, a request or a reply, and its sender hardware address no group.
+    /// IPv4 over Ethernet, a request or a reply, and its sender hardware address not broadcast.
+    ///
+    /// A sender hardware address that is multicast is taken, although nobody should believe it
+    /// (RFC 1812, section 3.3.2): a cluster whose shared MAC is one sends it, and hears it.
     pub fn new(bytes: &'a [u8]) -> Result<Self, ParseError> {
         let packet = bytes.first_chunk().ok_or(ParseError::ArpTruncated)?;
         let is_valid = field::HARDWARE_TYPE.u16(packet) == ETHERNET
             && field::PROTOCOL_TYPE.u16(packet) == ethernet::IPV4
             && field::LENGTHS.read(packet) == [6, 4]
             && matches!(field::OPERATION.u16(packet), REQUEST | REPLY)
-            && !MacAddr(field::SENDER_MAC.read(packet)).is_group();
+            && field::SENDER_MAC.read(packet) != MacAddr::BROADCAST.0;
         if is_valid { Ok(Self(packet)) } else { Err(ParseError::ArpInvalid) }
     }
 
@@ -63,7 +66,7 @@ impl<'a> Packet<'a> {
         field::OPERATION.u16(self.0) == REQUEST
     }
 
-    /// Sender hardware address, never a group.
+    /// Sender hardware address, never broadcast.
     pub fn sender_mac(&self) -> MacAddr {
         MacAddr(field::SENDER_MAC.read(self.0))
     }
@@ -136,11 +139,21 @@ mod tests {
     #[test]
     fn each_fixed_field_is_checked() {
         assert_eq!(Packet::new(&REPLY_BYTES[..27]).unwrap_err(), ParseError::ArpTruncated);
-        for (at, wrong) in [(1, 6), (2, 9), (4, 8), (5, 16), (7, 3), (7, 0), (6, 1), (8, 3)] {
+        for (at, wrong) in [(1, 6), (2, 9), (4, 8), (5, 16), (7, 3), (7, 0), (6, 1)] {
             let mut bytes = REPLY_BYTES;
             bytes[at] = wrong;
             let error = Packet::new(&bytes).unwrap_err();
             assert_eq!(error, ParseError::ArpInvalid, "byte {at} = {wrong}");
         }
+    }
+
+    #[test]
+    fn the_sender_may_be_multicast_but_not_broadcast() {
+        let mut bytes = REPLY_BYTES;
+        let multicast = MacAddr([0x03, 0xbf, 192, 0, 2, 53]);
+        bytes[8..14].copy_from_slice(&multicast.0);
+        assert_eq!(Packet::new(&bytes).unwrap().sender_mac(), multicast);
+        bytes[8..14].fill(0xff);
+        assert_eq!(Packet::new(&bytes).unwrap_err(), ParseError::ArpInvalid);
     }
 }

@@ -30,8 +30,8 @@ parse_errors! {
     EtherTypeUnknown = "ethertype_unknown",
     /// The frame is shorter than its ARP packet.
     ArpTruncated = "arp_truncated",
-    /// An ARP packet not of IPv4 over Ethernet, of an unknown operation, or with a sender hardware
-    /// address that is a group.
+    /// An ARP packet not of IPv4 over Ethernet, of an unknown operation, or with the broadcast
+    /// address as sender hardware address.
     ArpInvalid = "arp_invalid",
     /// The frame is shorter than its IPv4 header or than the total length says.
     Ipv4Truncated = "ipv4_truncated",

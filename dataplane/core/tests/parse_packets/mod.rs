@@ -72,7 +72,7 @@ impl Version {
     pub fn fragment(self, protocol: u8, id: u16, offset: u16, more: bool, data: &[u8]) -> Vec<u8> {
         match self {
             Self::V4 => {
-                let flags = offset / 8 | if more { 0x2000 } else { 0 };
+                let flags = (offset / 8) | if more { 0x2000 } else { 0 };
                 let mut packet = ipv4(protocol, data);
                 packet[4..6].copy_from_slice(&id.to_be_bytes());
                 packet[6..8].copy_from_slice(&flags.to_be_bytes());
