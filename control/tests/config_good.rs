@@ -108,7 +108,10 @@ fn what_is_given_is_taken() {
         .iter()
         .map(|member| (member.slot.get(), member.name.as_str(), member.weight, member.removed))
         .collect();
-    assert_eq!(members, [(0, "n1", 1, false), (5, "gone", 1, true), (63, "n64", 64, false)]);
+    assert_eq!(
+        members,
+        [(0, "n1", 1, false), (5, "gone", 1, true), (9, "n10", 1, false), (63, "n64", 64, false)]
+    );
     assert_eq!((keys.accepted().len(), keys.sending().id), (2, 7));
 }
 
@@ -154,7 +157,11 @@ fn the_cluster_hash_is_of_the_meaning() {
         (cluster, "id = 53", "id = 53\nsticky_udp_ports = [443]"),
         (cluster, "id = 53", "id = 53\nvlan = 1"),
         (cluster, "id = 53", "id = 53\nprofile = \"fast\""),
-        (cluster, "id = 53", "id = 53\npartition = \"majority\""),
+        (
+            cluster,
+            "[[member]]\nslot = 1",
+            "[[member]]\nslot = 2\nname = \"n3\"\n[[member]]\nslot = 1",
+        ),
         (cluster, "[[member]]\nslot = 1", "[heartbeat]\nport = 1\n[[member]]\nslot = 1"),
         (cluster, "[[member]]\nslot = 1", "[timing]\nramp_s = 1\n[[member]]\nslot = 1"),
         (
@@ -165,6 +172,11 @@ fn the_cluster_hash_is_of_the_meaning() {
         (cluster, "slot = 1", "slot = 2"),
         (cluster, "slot = 1", "slot = 1\nweight = 2"),
         (cluster, "slot = 1", "slot = 1\nremoved = true"),
+        (
+            cluster,
+            "[[member]]\nslot = 0",
+            "partition = \"majority\"\n[[member]]\nslot = 2\nname = \"n3\"\n[[member]]\nslot = 0",
+        ),
         ("cluster.key", "hash 00", "hash 01"),
     ];
     let mut hashes = std::collections::HashSet::from([base]);

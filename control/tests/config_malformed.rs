@@ -9,6 +9,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use proptest::collection::vec;
+use proptest::prelude::*;
 use vipdp::config::{Config, ConfigErrors, Source};
 
 fn fixtures() -> PathBuf {
@@ -59,4 +61,43 @@ fn every_mistake_is_told_with_its_place_and_its_remedy() {
     };
     let left_over: Vec<_> = names(&snapshots).into_iter().filter(|name| !of_a_case(name)).collect();
     assert!(left_over.is_empty(), "snapshots of no case: {left_over:?}");
+}
+
+/// What a slip of the hand, or of a template, puts into a file.
+fn slip() -> impl Strategy<Value = String> {
+    let pieces =
+        "\n[[member]]\n|[timing]\n|slot = |\"|'|[|]|{|}|=|-1|0x|1e9|2026-01-01|\u{e4}|\u{1f}|# |,";
+    let pieces: Vec<_> = pieces.split('|').map(str::to_owned).collect();
+    prop_oneof![prop::sample::select(pieces), "\\PC{0,4}"]
+}
+
+proptest! {
+    /// Whatever is cut out of the files or put into them, the answer is a configuration or errors
+    /// that name a file, never a panic.
+    #[test]
+    fn no_slip_of_the_hand_makes_it_panic(
+        slips in vec((0..3_usize, any::<prop::sample::Index>(), 0..12_usize, slip()), 1..4),
+    ) {
+        let names = ["node.toml", "cluster.toml", "cluster.key"];
+        let base = fixtures().join("base");
+        let mut texts = names.map(|name| fs::read_to_string(base.join(name)).unwrap());
+        for (file, at, cut, put) in slips {
+            let text: Vec<_> = texts[file].chars().collect();
+            let at = at.index(text.len() + 1);
+            let (head, tail) = text.split_at(at);
+            let tail = &tail[cut.min(tail.len())..];
+            texts[file] = head.iter().copied().chain(put.chars()).chain(tail.iter().copied()).collect();
+        }
+        let result = Config::from_sources(Path::new("node.toml"), |path| {
+            let file = names.iter().position(|name| Path::new(name) == path);
+            let text = file.map(|file| texts[file].clone());
+            Ok(Source { text: text.ok_or(io::ErrorKind::NotFound)?, mode: 0o600 })
+        });
+        if let Err(errors) = result {
+            for error in errors.iter() {
+                prop_assert!(names.iter().any(|name| error.file == Path::new(name)), "{error}");
+                prop_assert!(!error.to_string().contains('\n'), "{error:?}");
+            }
+        }
+    }
 }

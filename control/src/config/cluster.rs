@@ -136,7 +136,7 @@ pub const VIPS_MAX: usize = 256;
 /// The largest weight. Of 4096 buckets each member then gets at least one, also the one member of
 /// weight 1 among 63 of the largest.
 pub const WEIGHT_MAX: u8 = 64;
-const _: () = assert!((SLOTS - 1) * WEIGHT_MAX as usize + 1 <= vipdp_core::bucket::BUCKETS);
+const _: () = assert!((SLOTS - 1) * (WEIGHT_MAX as usize) < vipdp_core::bucket::BUCKETS);
 /// The largest number of sticky ports: workers search them one by one.
 pub const STICKY_UDP_PORTS_MAX: usize = 64;
 const NAME_LEN_MAX: usize = 32;
@@ -213,13 +213,7 @@ fn read_rest(
     });
     let vlan =
         section.optional("vlan", errors, |f| f.integer(1..=4094, "an 802.1Q VLAN identifier"));
-    let partition = section.or_default("partition", PartitionGuard::None, errors, |f| {
-        f.choice(&[
-            ("none", PartitionGuard::None),
-            ("majority", PartitionGuard::Majority),
-            ("gateway", PartitionGuard::Gateway),
-        ])
-    });
+    let partition = partition(section, members, errors);
     let sticky_udp_ports = sticky_udp_ports(section, errors);
     let timing =
         timing::read(section, members.iter().filter(|member| !member.removed).count(), errors);
@@ -366,6 +360,37 @@ fn vips<'s>(section: &mut Section<'s>, errors: &mut Errors) -> Vec<Located<'s, I
         }
     }
     vips
+}
+
+fn partition(
+    section: &mut Section<'_>,
+    members: &[Member<'_>],
+    errors: &mut Errors,
+) -> PartitionGuard {
+    const MAJORITY_MEMBERS_MIN: usize = 3;
+    let partition = section.optional("partition", errors, |f| {
+        let choices = [
+            ("none", PartitionGuard::None),
+            ("majority", PartitionGuard::Majority),
+            ("gateway", PartitionGuard::Gateway),
+        ];
+        match f.choice(&choices)? {
+            // Nothing tells yet whether the router is reached: the node would never serve.
+            PartitionGuard::Gateway => {
+                let remedy = "give \"none\" or \"majority\"";
+                Err(f.place.error(", which this version cannot do yet", remedy))
+            }
+            guard => Ok(guard),
+        }
+    });
+    let Some(Located { value: guard, place }) = partition else { return PartitionGuard::None };
+    let present = members.iter().filter(|member| !member.removed).count();
+    if guard == PartitionGuard::Majority && (1..MAJORITY_MEMBERS_MIN).contains(&present) {
+        let why = format!(", in a cluster of {present}, where one failure stops all");
+        let remedy = format!("give \"none\", or at least {MAJORITY_MEMBERS_MIN} members");
+        errors.push(place.error(&why, remedy));
+    }
+    guard
 }
 
 fn sticky_udp_ports(section: &mut Section<'_>, errors: &mut Errors) -> Vec<u16> {

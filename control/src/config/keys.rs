@@ -271,7 +271,7 @@ mod tests {
         let key = HeartbeatKey { id: 7, secret: [3; 32] };
         let keys = keys(&key_file(&[9; 16], &key)).unwrap();
         assert_eq!(keys.hash_key(), [9; 16]);
-        assert_eq!(keys.accepted(), [key.clone()]);
+        assert_eq!(keys.accepted(), std::slice::from_ref(&key));
         assert_eq!(*keys.sending(), key);
     }
 
