@@ -5,11 +5,13 @@
 //! all lines touched before the first is read. `memory` is the yardstick: as many loads from random
 //! lines of as many bytes, without any of the work.
 
+mod cpu_time;
+
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use criterion::measurement::WallTime;
+use cpu_time::CpuTime;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
@@ -69,7 +71,7 @@ impl Clients {
 
 /// Measures `work` on bursts of keys, with the lines touched before or not.
 fn bench(
-    group: &mut BenchmarkGroup<'_, WallTime>,
+    group: &mut BenchmarkGroup<'_, CpuTime>,
     name: &str,
     size: &str,
     table: &FlowTable,
@@ -90,7 +92,7 @@ fn bench(
     }
 }
 
-fn hits_and_misses(group: &mut BenchmarkGroup<'_, WallTime>, size: &str, flows: usize) {
+fn hits_and_misses(group: &mut BenchmarkGroup<'_, CpuTime>, size: &str, flows: usize) {
     let full = table(flows, flows / 4);
     group.bench_function(BenchmarkId::new("key", size), |b| {
         let mut clients = Clients::known(flows / 4);
@@ -105,7 +107,7 @@ fn hits_and_misses(group: &mut BenchmarkGroup<'_, WallTime>, size: &str, flows: 
     });
 }
 
-fn inserts(group: &mut BenchmarkGroup<'_, WallTime>, size: &str, flows: usize) {
+fn inserts(group: &mut BenchmarkGroup<'_, CpuTime>, size: &str, flows: usize) {
     let insert = |table: &FlowTable, key, now| match table.insert(
         key,
         Bucket::of_hash(7),
@@ -142,7 +144,7 @@ fn inserts(group: &mut BenchmarkGroup<'_, WallTime>, size: &str, flows: usize) {
     bench(group, "insert_full", size, &full, Clients::strangers(), |key| insert(&full, key, 1));
 }
 
-fn memory(group: &mut BenchmarkGroup<'_, WallTime>, size: &str, flows: usize) {
+fn memory(group: &mut BenchmarkGroup<'_, CpuTime>, size: &str, flows: usize) {
     let lines = vec![[1_u64; 8]; flows / 8];
     group.bench_function(BenchmarkId::new("memory", size), |b| {
         let mut next = 0_u64;
@@ -156,7 +158,7 @@ fn memory(group: &mut BenchmarkGroup<'_, WallTime>, size: &str, flows: usize) {
     });
 }
 
-fn flow(c: &mut Criterion) {
+fn flow(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("flow");
     group.throughput(Throughput::Elements(BURST as u64));
     group.sample_size(30);
@@ -171,7 +173,7 @@ fn flow(c: &mut Criterion) {
 }
 
 /// How long a table takes to make, memory included.
-fn new(c: &mut Criterion) {
+fn new(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("flow_new");
     group.sample_size(10);
     for (size, flows) in SIZES {
@@ -180,5 +182,9 @@ fn new(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, flow, new);
+criterion_group! {
+    name = benches;
+    config = CpuTime::criterion();
+    targets = flow, new
+}
 criterion_main!(benches);

@@ -1,8 +1,11 @@
 //! The hash of client addresses.
 
+mod cpu_time;
+
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::BURST;
@@ -16,7 +19,7 @@ fn v6(n: u32) -> IpAddr {
 }
 
 /// A burst of clients, hashed one after the other as a worker does.
-fn hash(c: &mut Criterion) {
+fn hash(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("hash");
     group.throughput(Throughput::Elements(BURST as u64));
     for (family, client) in [("v4", v4 as fn(u32) -> IpAddr), ("v6", v6)] {
@@ -35,5 +38,9 @@ fn hash(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, hash);
+criterion_group! {
+    name = benches;
+    config = CpuTime::criterion();
+    targets = hash
+}
 criterion_main!(benches);

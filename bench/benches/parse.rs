@@ -1,11 +1,13 @@
 //! `parse`, on one frame of each kind: a burst of 64 of them, each in its own memory, from the cache.
 
+mod cpu_time;
 #[path = "../../dataplane/core/tests/frames/mod.rs"]
 mod frames;
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use cpu_time::CpuTime;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use frames::{
     Link, SHARED_LINK, VIP4, VIP6, arp_request, ip, ip_frame, solicitation, tcp, udp, vip,
@@ -28,7 +30,7 @@ fn segment(client: IpAddr) -> Vec<u8> {
     ip_frame(SHARED_LINK, &ip(client, vip(client), TCP, &tcp(40_000, 53, frames::tcp_flags::ACK)))
 }
 
-fn parse_frames(c: &mut Criterion) {
+fn parse_frames(c: &mut Criterion<CpuTime>) {
     let tagged = Link { vlan: Some(7), ..SHARED_LINK };
     let kinds = [
         ("udp4", datagram(CLIENT4.into(), SHARED_LINK)),
@@ -56,5 +58,9 @@ fn parse_frames(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, parse_frames);
+criterion_group! {
+    name = benches;
+    config = CpuTime::criterion();
+    targets = parse_frames
+}
 criterion_main!(benches);
