@@ -270,7 +270,10 @@ impl Port for AfXdpPort {
         let count = ring.capacity() as usize;
         while let Some(desc) = ring.read() {
             match self.umem.received(desc.addr, desc.len, desc.options) {
-                Ok(frame) => into.push(frame),
+                Ok(frame) => {
+                    self.umem.prefetch(&frame);
+                    into.push(frame);
+                }
                 Err(violation) => stop(&violation),
             }
         }
