@@ -152,6 +152,7 @@ fn neighbor_rows() -> Vec<Row> {
     let to_group = |message: &[u8]| icmpv6_frame(CLIENT6, VIP6_GROUP, message);
     let from = |src, dst, message: &[u8]| icmpv6_frame(src, dst, message);
     let unspecified = Ipv6Addr::UNSPECIFIED;
+    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
     let solicitation = neighbor(135, 0, &[1, 1, 2, 0, 0, 0, 0, 1]);
     let target_group = with(solicitation.clone(), 8, &VIP6_GROUP.octets());
     let good = to_group(&solicitation);
@@ -176,6 +177,7 @@ fn neighbor_rows() -> Vec<Row> {
         ("an empty option, advertised", to_group(&neighbor(136, 0, &empty)), NeighborInvalid),
         ("solicited, to a group", to_group(&neighbor(136, 0x40, &[])), NeighborInvalid),
         ("detection, not to the group", from(unspecified, VIP6, &detection), NeighborInvalid),
+        ("detection, to all", from(unspecified, all_nodes, &detection), NeighborInvalid),
         (
             "detection with a MAC",
             from(unspecified, VIP6_GROUP, &detection_with_mac),

@@ -333,6 +333,7 @@ fn arp_requests_and_replies() {
 
 const SOURCE_MAC: [u8; 8] = [1, 1, 0x02, 0, 0, 0, 0, 0x01];
 const TARGET_MAC: [u8; 8] = [2, 1, 0x02, 0, 0, 0, 0, 0x77];
+const OTHER_MAC: [u8; 8] = [2, 1, 0x02, 0, 0, 0, 0, 0x78];
 const NONCE: [u8; 8] = [14, 1, 1, 2, 3, 4, 5, 6];
 
 #[test]
@@ -364,6 +365,7 @@ fn neighbour_advertisements() {
     for (name, dst, flags, options, target_mac) in [
         ("solicited", VIP6, 0x60, TARGET_MAC.to_vec(), mac),
         ("unsolicited", all_nodes, 0x20, [NONCE, TARGET_MAC].concat(), mac),
+        ("with a second address", VIP6, 0x40, [TARGET_MAC, OTHER_MAC].concat(), mac),
         ("without an address", VIP6, 0x40, vec![], None),
         ("with an address of another length", VIP6, 0x40, long, None),
     ] {

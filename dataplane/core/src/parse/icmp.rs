@@ -39,12 +39,12 @@ fn quoted_v4(quote: &[u8]) -> Result<Quoted, ParseError> {
 fn quoted_v6(quote: &[u8]) -> Result<Quoted, ParseError> {
     let header = ipv6::Header::new(quote).map_err(|_| ParseError::IcmpQuoteInvalid)?;
     let mut extensions = Extensions::new(header.next_header(), &quote[ipv6::HEADER_LEN..]);
-    let is_walked = extensions.walk().is_ok();
+    // Where the quote ends early, the walk stands before an extension header, which has no ports.
+    let _ = extensions.walk();
     let protocol = extensions.next_header();
-    let ports = if is_walked && !extensions.is_later_fragment() {
-        quoted_ports(protocol, extensions.rest())
-    } else {
-        None
+    let ports = match extensions.rest() {
+        transport if !extensions.is_later_fragment() => quoted_ports(protocol, transport),
+        _ => None,
     };
     Ok(Quoted { src: IpAddr::V6(header.src()), dst: IpAddr::V6(header.dst()), protocol, ports })
 }
