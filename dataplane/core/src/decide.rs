@@ -182,7 +182,7 @@ fn lookup_ip(service: &Service, flows: &FlowTable, parsed: &Parsed, packet: &IpP
         return dropped(DropReason::WrongMac);
     }
     let forwarded = parsed.dst == service.own_mac
-        && service.peer_macs.iter().any(|&mac| mac == Some(parsed.src));
+        && service.peer_macs.contains(&Some(parsed.src));
 
     let (hash, tracking) = match packet.transport {
         Transport::Tcp(ports, flags) => {
@@ -267,7 +267,10 @@ fn fragment_key(flows: &FlowTable, hash: u64, packet: &IpPacket) -> Option<FlowK
     match packet.fragment {
         Fragment::Whole => None,
         Fragment::First { id } | Fragment::Later { id } => {
-            Some(flows.fragment_key(hash, packet.dst, packet.protocol, id))
+            // In IPv6 the protocol is none of it (RFC 8200, section 4.5), and a later fragment
+            // need not know it.
+            let protocol = if packet.dst.is_ipv4() { packet.protocol } else { 0 };
+            Some(flows.fragment_key(hash, packet.dst, protocol, id))
         }
     }
 }
