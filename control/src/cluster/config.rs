@@ -246,6 +246,12 @@ impl SlotSet {
         self.0 & other.0 != 0
     }
 
+    /// The members of either.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// The members of both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -263,8 +269,14 @@ impl SlotSet {
     }
 
     /// The members, in ascending order.
-    pub fn iter(self) -> impl Iterator<Item = Slot> {
-        Slot::all().filter(move |&slot| self.contains(slot))
+    pub fn iter(self) -> impl Iterator<Item = Slot> + Clone {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            // Past the last member this is 64, which is no slot.
+            let lowest = Slot::new(rest.trailing_zeros() as u8);
+            rest &= rest.wrapping_sub(1);
+            lowest
+        })
     }
 }
 
@@ -327,6 +339,18 @@ mod tests {
             refused(|p| p.timing.linger_ns = u64::MAX),
             Some(ConfigError::TooLong(u64::MAX))
         );
+    }
+
+    #[test]
+    fn a_set_of_slots_returns_what_was_put_in() {
+        let members = [0, 5, 63].map(|slot| Slot::new(slot).unwrap());
+        let set: SlotSet = members.into_iter().collect();
+        assert!(set.iter().eq(members) && set.len() == 3);
+        assert!(SlotSet::EMPTY.iter().next().is_none());
+        let (low, high): (SlotSet, SlotSet) =
+            (members[..2].iter().copied().collect(), members[1..].iter().copied().collect());
+        assert!(low.and(high).iter().eq([members[1]]) && low.or(high) == set);
+        assert!(low.is_subset(set) && !set.is_subset(low));
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub enum Holding {
 }
 
 /// The [`Holding`] of every bucket: one byte each.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Holdings(Box<[u8; BUCKETS]>);
 
 const FOREIGN: u8 = 0xff;

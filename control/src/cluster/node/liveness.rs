@@ -1,5 +1,7 @@
 //! Who is alive, who hears whom, and with whom this node can agree.
 
+use std::cmp::Reverse;
+
 use vipdp_core::slot::{SLOTS, Slot};
 
 use super::{Node, Output};
@@ -43,8 +45,15 @@ impl Node {
         self.peer(slot).hears.contains(self.me) && self.peer(slot).knows_me && self.hears(slot)
     }
 
+    /// Whether `slot` is heard, knows this node's session, and takes it for dead.
+    pub(super) fn takes_me_for_dead(&self, slot: Slot) -> bool {
+        let peer = self.peer(slot);
+        peer.knows_me && !peer.says_alive && self.hears(slot)
+    }
+
     /// Finds the clique: live nodes of which each hears each other, chosen greedily, those first
-    /// who are in most mutual pairs, then whom most hear, then the lowest slot.
+    /// who are in most mutual pairs, then the lowest slot. Of equals this node comes last if one of
+    /// them takes it for dead, for then it is in no clique of theirs.
     pub(super) fn update_clique(&mut self) {
         let mut rows = [SlotSet::EMPTY; SLOTS];
         let mut live: SlotSet = self.others().filter(|&slot| self.peer(slot).alive).collect();
@@ -63,10 +72,9 @@ impl Node {
             }
         }
         let pairs = |slot: Slot| rows[slot.index()].and(heard_by[slot.index()]);
+        let lost = self.others().any(|slot| self.takes_me_for_dead(slot));
         let mut order: Vec<_> = live.iter().collect();
-        order.sort_by_key(|&slot| {
-            std::cmp::Reverse((pairs(slot).len(), heard_by[slot.index()].len()))
-        });
+        order.sort_by_key(|&slot| (Reverse(pairs(slot).len()), slot == self.me && lost));
         let mut clique = SlotSet::EMPTY;
         for slot in order {
             if clique.is_subset(pairs(slot)) {

@@ -79,6 +79,8 @@ pub struct Node {
     /// When the next tick was asked for.
     deadline: u64,
     peers: Box<[Peer]>,
+    /// Whom this node listens to.
+    roster: SlotSet,
     /// A node that uses this node's slot: its session, its sequence number, whether it was
     /// reported.
     duplicate: Option<(u64, u64, bool)>,
@@ -258,7 +260,7 @@ impl Node {
     pub fn new(config: Arc<ClusterConfig>, me: Slot, session: u64, seed: u64, now_ns: u64) -> Self {
         let timing = config.timing();
         let window = timing.detection_ns() + timing.heartbeat_ns;
-        Self {
+        let mut node = Self {
             me,
             session: session.max(1),
             staged: None,
@@ -266,6 +268,7 @@ impl Node {
             now: now_ns,
             deadline: now_ns,
             peers: (0..SLOTS).map(|_| Peer::default()).collect(),
+            roster: SlotSet::EMPTY,
             duplicate: None,
             own_mac: None,
             listen_until: Some(now_ns + window),
@@ -301,7 +304,9 @@ impl Node {
             holdings: Holdings::none(),
             table_changed: true,
             config,
-        }
+        };
+        node.update_roster();
+        node
     }
 
     /// Takes `input` in at the time `now_ns` and appends what to do to `out`.
@@ -370,16 +375,17 @@ impl Node {
         self.timing.detection_ns()
     }
 
-    /// Whom this node listens to: members of the configuration that it runs or has staged.
-    fn admits(&self, slot: Slot) -> bool {
-        let present = |config: &Arc<ClusterConfig>| config.present().contains(slot);
-        present(&self.config) || self.staged.as_ref().is_some_and(present)
+    /// All that this node listens to.
+    fn others(&self) -> impl Iterator<Item = Slot> + Clone + use<> {
+        self.roster.iter()
     }
 
-    /// All slots but this node's own.
-    fn others(&self) -> impl Iterator<Item = Slot> + use<> {
-        let me = self.me;
-        Slot::all().filter(move |&slot| slot != me)
+    /// Works out whom this node listens to: the other members of the configuration that it runs or
+    /// has staged.
+    fn update_roster(&mut self) {
+        let staged = self.staged.as_ref().map_or(SlotSet::EMPTY, |staged| staged.present());
+        self.roster = self.config.present().or(staged);
+        self.roster.remove(self.me);
     }
 
     fn peer(&self, slot: Slot) -> &Peer {
@@ -390,4 +396,3 @@ impl Node {
         &mut self.peers[slot.index()]
     }
 }
-

@@ -25,6 +25,7 @@ const COHORTS_MAX: usize = 8;
 impl Node {
     /// Brings ownership in line with the targets and with what others claim.
     pub(super) fn resolve(&mut self, ticks: bool, out: &mut Vec<Output>) {
+        self.close_claimed_batches(out);
         self.yield_to_claims(out);
         self.grant_to_targets();
         if ticks {

@@ -181,10 +181,7 @@ impl Node {
     fn reported_dead(&self) -> bool {
         self.others().any(|slot| {
             let peer = self.peer(slot);
-            self.hears(slot)
-                && peer.flags.contains(NodeFlags::GATEWAY)
-                && peer.knows_me
-                && !peer.says_alive
+            peer.flags.contains(NodeFlags::GATEWAY) && self.takes_me_for_dead(slot)
         })
     }
 
@@ -202,6 +199,7 @@ impl Node {
         let newest = self.staged.as_ref().map_or(self.config.id(), |staged| staged.id());
         if config.id() > newest && config.cluster() == self.config.cluster() {
             self.staged = Some(config);
+            self.update_roster();
             self.beat_now = true;
             self.unsettled = true;
         }
@@ -223,6 +221,7 @@ impl Node {
         for slot in self.others().filter(|&slot| !present.contains(slot)) {
             self.bury(slot, out);
         }
+        self.update_roster();
         self.beat_now = true;
         self.unsettled = true;
         out.push(Output::Alarm(Alarm::Activated { generation: id.generation }));

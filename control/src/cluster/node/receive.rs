@@ -19,7 +19,7 @@ impl Node {
             let why = self.hear_own_slot(header, out);
             return out.push(Output::Refused(from, why));
         }
-        if !self.admits(from) {
+        if !self.roster.contains(from) {
             return out.push(Output::Refused(from, OpenError::UnknownSlot));
         }
         if let Err(why) = self.check_session(message, out) {
@@ -88,7 +88,10 @@ impl Node {
         let now = self.now;
         let mine = self.config.id();
         let header = &message.header;
-        let hears: SlotSet = Slot::all()
+        let mut members = self.roster;
+        members.insert(self.me);
+        let hears: SlotSet = members
+            .iter()
             .filter(|slot| message.entries[slot.index()].flags.contains(EntryFlags::HEARS))
             .collect();
         let peer = self.peer_mut(header.slot);

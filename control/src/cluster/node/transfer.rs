@@ -83,6 +83,30 @@ impl Node {
         self.linger(&batch, out);
     }
 
+    /// Yielding -> Idle: the taker claims the bucket without having heard of the batch, because it
+    /// does not hear this node any more.
+    pub(super) fn close_claimed_batches(&mut self, out: &mut Vec<Output>) {
+        for slot in self.others() {
+            if !self.hears(slot) {
+                continue;
+            }
+            let peer = self.peer_mut(slot);
+            let Some(batch) = &mut peer.out_batch else { continue };
+            let mut taken = batch.clone();
+            taken.retain_all(&peer.claims);
+            if taken.is_empty() {
+                continue;
+            }
+            batch.remove_all(&taken);
+            if batch.is_empty() {
+                peer.out_batch = None;
+            }
+            self.yielding.remove_all(&taken);
+            self.table_changed = true;
+            self.linger(&taken, out);
+        }
+    }
+
     /// Idle -> Owner: accepts what `from` hands over, wanted or not, unless it may have given up
     /// on this node meanwhile. What is not wanted is passed on.
     pub(super) fn accept(

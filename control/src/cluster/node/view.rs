@@ -134,6 +134,11 @@ impl Node {
         }
     }
 
+    /// This node's slot.
+    pub fn slot(&self) -> Slot {
+        self.me
+    }
+
     /// What this node is up to.
     pub fn state(&self) -> State {
         State::of_flags(self.own_flags())
