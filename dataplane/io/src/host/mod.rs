@@ -16,8 +16,9 @@
 //!
 //! The VIPs are on the TAP as IPv4 addresses of scope host and as deprecated IPv6 addresses
 //! (RFC 6724, section 5, rule 3): a service can bind them and replies carry them, and the host
-//! never picks one by itself as the source of its own traffic. Nothing is changed that a packet
-//! to or from one of the host's other addresses would meet.
+//! does not pick one by itself as the source of its own traffic, unless it is IPv6 and the host
+//! has no other global address at all. Nothing is changed that a packet to or from one of the
+//! host's other addresses would meet.
 
 mod changes;
 mod setting;

@@ -203,6 +203,27 @@ fn clients_pass_where_the_host_filters_by_reverse_path() {
     });
 }
 
+#[test]
+fn the_host_does_not_pick_a_vip_as_the_source_of_its_own_traffic() {
+    let lab = Lab::new("source");
+    let state = tempfile::tempdir().unwrap();
+    // The NIC has none that fits, and the IPv6 one elsewhere has less in common with the client.
+    run(&format!("ip -n {} addr flush dev {NIC} scope global", lab.host));
+    run(&format!("ip -n {} addr add fd00::2/128 dev lo", lab.host));
+    run(&format!("ip -n {} route add default dev {NIC}", lab.host));
+    run(&format!("ip -n {} -6 route replace default dev {NIC}", lab.host));
+    lab.in_host(|| {
+        let _applied = apply(&plan(state.path()));
+        for (unspecified, picked, client) in
+            [("0.0.0.0", "0.0.0.0", "192.0.2.54"), ("::", "fd00::2", "2001:db8:53::54")]
+        {
+            let socket = UdpSocket::bind((ip(unspecified), 0)).unwrap();
+            socket.connect((ip(client), 9)).unwrap();
+            assert_eq!(socket.local_addr().unwrap().ip(), ip(picked), "towards {client}");
+        }
+    });
+}
+
 /// Frames to the shared MAC that no XDP program takes must end at the NIC: every node gets them.
 #[test]
 fn the_stack_takes_no_vip_packet_from_the_nic() {
