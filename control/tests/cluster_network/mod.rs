@@ -97,7 +97,7 @@ pub struct Host {
     /// Whether its table counts: the lease has not ended.
     valid: bool,
     /// What arrived while it stood still.
-    paused: Option<Vec<Box<Message>>>,
+    paused: Option<Vec<Message>>,
 }
 
 /// Who serves which bucket, and for how long nobody or two did.
@@ -258,7 +258,8 @@ impl Network {
     pub fn run_until(&mut self, what: &str, limit: u64, done: impl Fn(&Self) -> bool) -> u64 {
         let start = self.now;
         while !done(self) {
-            assert!(self.now < start + limit, "not within {} ms: {what}", limit / MS);
+            let late = self.now >= start + limit;
+            assert!(!late, "not within {} ms: {what}\n{}", limit / MS, self.describe());
             self.run(MS);
         }
         self.now - start
@@ -266,6 +267,27 @@ impl Network {
 
     pub fn exactly_one_owner(&self) -> bool {
         self.coverage.sole == BUCKETS
+    }
+
+    /// What each node thinks of itself and of the others, for a failed test to show.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        for (number, host) in self.hosts.iter().enumerate() {
+            let Some(host) = host else {
+                text += &format!("{number}: not running\n");
+                continue;
+            };
+            let owned = host.table.owned();
+            text += &format!("{number}: {owned} owned, lease {}, ", host.valid);
+            for member in host.node.view().members {
+                let (slot, claims, granted) = (member.slot, member.claims, member.granted);
+                let (life, state, share) = (member.life.label(), member.state, member.share);
+                text += &format!("[{slot} {life} {state:?} share {share} claims {claims} ");
+                text += &format!("granted {granted}] ");
+            }
+            text += "\n";
+        }
+        text
     }
 
     /// How many buckets each node owns.
@@ -300,7 +322,7 @@ impl Network {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Deliver { to, message } => match &mut self.hosts[to] {
-                Some(Host { paused: Some(queue), .. }) => queue.push(message),
+                Some(Host { paused: Some(queue), .. }) => queue.push(*message),
                 Some(_) => self.input(to, Input::Message(message)),
                 None => {}
             },
@@ -318,9 +340,10 @@ impl Network {
                 }
             }
             Event::Resume { node } => {
-                let queue = self.host(node).paused.take().unwrap_or_default();
+                let Some(host) = &mut self.hosts[node] else { return };
+                let Some(queue) = host.paused.take() else { return };
                 for message in queue {
-                    self.input(node, Input::Message(message));
+                    self.input(node, Input::Message(Box::new(message)));
                 }
                 self.input(node, Input::Tick);
             }
@@ -332,7 +355,7 @@ impl Network {
         for output in outputs {
             match output {
                 Output::PublishTable { holdings, lease_until_ns } => {
-                    self.publish(from, holdings, lease_until_ns);
+                    self.publish(from, &holdings, lease_until_ns);
                 }
                 Output::Send { to, message } => self.transmit(from, to, &message),
                 Output::Alarm(alarm) => self.host(from).alarms.push(alarm),
@@ -376,7 +399,7 @@ impl Network {
         }
     }
 
-    fn publish(&mut self, number: usize, table: Holdings, lease_until: u64) {
+    fn publish(&mut self, number: usize, table: &Holdings, lease_until: u64) {
         let now = self.now;
         if lease_until <= now {
             self.invalidate(number);
@@ -389,7 +412,7 @@ impl Network {
             host.lease_until = lease_until;
             self.push(lease_until, Event::LeaseEnd { node: number, at: lease_until });
         }
-        if was_valid && before == table {
+        if was_valid && before == *table {
             return;
         }
         for bucket in Bucket::all() {

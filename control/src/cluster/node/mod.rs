@@ -81,9 +81,8 @@ pub struct Node {
     peers: Box<[Peer]>,
     /// Whom this node listens to.
     roster: SlotSet,
-    /// A node that uses this node's slot: its session, its sequence number, whether it was
-    /// reported.
-    duplicate: Option<(u64, u64, bool)>,
+    /// A node that uses this node's slot.
+    duplicate: Option<Duplicate>,
     own_mac: Option<MacAddr>,
 
     // What this node is up to: `phase`.
@@ -97,8 +96,8 @@ pub struct Node {
     willing: bool,
     gateway: bool,
     fenced: bool,
-    /// A newer start of this node's slot has taken its place.
-    superseded: bool,
+    /// Since when another node, or another start of this one, has this node's place.
+    superseded: Option<u64>,
     share: u8,
     /// The time of the last defence of a VIP against a foreign claim.
     defended_at: Option<u64>,
@@ -116,6 +115,8 @@ pub struct Node {
     orphans: BucketSet,
     /// The buckets that somebody claims, this node included.
     claimed: BucketSet,
+    /// The first message that was sent after each bucket in `owned` or `yielding` was acquired.
+    held_since: Box<[u64]>,
     /// Since when each bucket that is not in `claimed` is not.
     unclaimed_since: Box<[u64]>,
     /// Buckets whose flows may still be here, and until when, oldest first.
@@ -138,6 +139,17 @@ pub struct Node {
     holdings: Holdings,
     /// Something changed that `holdings` does not show yet.
     table_changed: bool,
+}
+
+/// A node that uses this node's slot.
+#[derive(Clone, Copy, Debug)]
+struct Duplicate {
+    session: u64,
+    /// Its highest sequence number.
+    seq: u64,
+    /// When it was last heard.
+    heard_at: u64,
+    reported: bool,
 }
 
 /// What happened.
@@ -224,7 +236,8 @@ pub enum Alarm {
         /// The other node's session.
         session: u64,
     },
-    /// The others have taken a newer start of this slot for this node: it is out for good.
+    /// The others take another session for the one of this slot: this node serves nothing. It
+    /// tries again, as if it had just started, once it has not heard the other one for the hold.
     Superseded,
     /// A peer runs a configuration of the same generation with other contents.
     ConfigMismatch {
@@ -279,7 +292,7 @@ impl Node {
             willing: true,
             gateway: false,
             fenced: false,
-            superseded: false,
+            superseded: None,
             share: 0,
             defended_at: None,
             clique: SlotSet::EMPTY,
@@ -290,6 +303,7 @@ impl Node {
             cohorts: Vec::new(),
             orphans: BucketSet::EMPTY,
             claimed: BucketSet::EMPTY,
+            held_since: vec![0; BUCKETS].into(),
             unclaimed_since: vec![now_ns; BUCKETS].into(),
             lingering: Vec::new(),
             unsettled: true,
@@ -351,6 +365,9 @@ impl Node {
     fn settle(&mut self, ticks: bool, out: &mut Vec<Output>) {
         self.unsettled = false;
         self.activate_if_agreed(out);
+        if ticks {
+            self.return_if_alone();
+        }
         self.end_listening(ticks);
         self.fence_if_cut_off(ticks, out);
         self.update_share(ticks);
@@ -367,7 +384,7 @@ impl Node {
 
     /// Whether this node may own anything: it neither listens nor is fenced.
     fn serves(&self) -> bool {
-        self.listen_until.is_none() && !self.fenced && !self.superseded
+        self.listen_until.is_none() && !self.fenced && self.superseded.is_none()
     }
 
     /// D, in nanoseconds.

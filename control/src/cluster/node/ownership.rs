@@ -3,10 +3,8 @@
 use vipdp_core::bucket::{Bucket, BucketSet};
 use vipdp_core::slot::Slot;
 
-use super::peer::Candidacy;
 use super::targets::Tier;
 use super::{Node, Output};
-use crate::cluster::config::SlotSet;
 
 /// Buckets that this node became candidate for at the same time.
 #[derive(Debug)]
@@ -73,29 +71,20 @@ impl Node {
     }
 
     /// Owner -> Idle: the target claims the bucket, or one with a newer configuration does; where
-    /// there is no target, one in the clique that comes before this node.
+    /// there is nobody to hand it to, one in the clique that comes before this node.
     fn yield_to_claims(&mut self, out: &mut Vec<Output>) {
         let mut lost = BucketSet::EMPTY;
         let mine = self.config.id();
-        let rivals: SlotSet = self
-            .others()
-            .filter(|&slot| self.hears(slot) && self.peer(slot).claims.intersects(&self.owned))
-            .collect();
-        for slot in rivals.iter() {
+        for slot in self.others().filter(|&slot| self.contests(slot)) {
             let peer = self.peer(slot);
             let mut both = peer.claims.clone();
             both.retain_all(&self.owned);
-            for bucket in both.iter() {
-                let target = self.targets.of(bucket);
-                let comes_first = || match target {
-                    Some((target, _)) => target == slot,
-                    None => {
-                        let rank = |slot| self.config.assignment().rank(bucket, slot);
-                        self.clique.contains(slot)
-                            && rank(slot).is_some_and(|theirs| rank(self.me) > Some(theirs))
-                    }
+            for bucket in both.iter().filter(|&bucket| self.knows_and_claims(slot, bucket)) {
+                let comes_first = match self.targets.of(bucket) {
+                    Some((target, Tier::Eligible)) => target == slot,
+                    _ => self.clique.contains(slot) && self.comes_before_me(bucket, slot),
                 };
-                if peer.config > mine || comes_first() {
+                if peer.config > mine || comes_first {
                     lost.insert(bucket);
                 }
             }
@@ -103,6 +92,22 @@ impl Node {
         if !lost.is_empty() {
             self.release(&lost, out);
         }
+    }
+
+    /// Whether `slot` claims anything that this node has.
+    pub(super) fn contests(&self, slot: Slot) -> bool {
+        let claims = &self.peer(slot).claims;
+        let has = claims.intersects(&self.owned) || claims.intersects(&self.yielding);
+        has && self.hears(slot)
+    }
+
+    /// Whether `slot`, which claims `bucket`, said so after this node got it, and not because it is
+    /// still handing it over, perhaps to one from whom this node has it: what it said before is no
+    /// reason to give it up. Nor can one that takes this node for dead be waited for.
+    pub(super) fn knows_and_claims(&self, slot: Slot, bucket: Bucket) -> bool {
+        let peer = self.peer(slot);
+        let since = peer.claims_ack >= self.held_since[bucket.index()] && !peer.hands_over;
+        since || self.takes_me_for_dead(slot)
     }
 
     /// Owner or Yielding -> Idle, without anybody having taken over by my leave.
@@ -233,25 +238,31 @@ impl Node {
 
     /// Takes out of `won` what `slot` is candidate for too, if it comes before this node.
     fn leave_to_better(&self, slot: Slot, won: &mut BucketSet) {
-        let mut contested = won.clone();
-        match &self.peer(slot).candidacy {
-            Candidacy::None => return,
-            Candidacy::Unknown => {}
-            Candidacy::Known(buckets) => contested.retain_all(buckets),
-        }
+        let Some(mut contested) = self.peer(slot).candidacy.clone() else { return };
+        contested.retain_all(won);
         for bucket in contested.iter() {
-            // None, which may not own at all, comes last.
-            let key = |slot| self.preference_key(bucket, slot).ok_or(());
-            if key(slot).is_ok() && key(slot) < key(self.me) {
+            if self.comes_before_me(bucket, slot) {
                 won.remove(bucket);
             }
         }
+    }
+
+    /// Whether `slot` may own `bucket` with more reason than this node.
+    fn comes_before_me(&self, bucket: Bucket, slot: Slot) -> bool {
+        let theirs = self.preference_key(bucket, slot);
+        // A node without a key may not own it at all.
+        theirs.is_some_and(|theirs| {
+            self.preference_key(bucket, self.me).is_none_or(|mine| theirs < mine)
+        })
     }
 
     /// Any -> Owner.
     pub(super) fn own(&mut self, won: &BucketSet, out: &mut Vec<Output>) {
         self.owned.insert_all(won);
         self.claimed.insert_all(won);
+        for bucket in won.iter() {
+            self.held_since[bucket.index()] = self.seq + 1;
+        }
         self.table_changed = true;
         self.beat_now = true;
         out.push(Output::Claim(won.clone()));

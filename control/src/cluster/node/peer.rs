@@ -59,14 +59,16 @@ pub(super) struct Peer {
     /// The highest of my sequence numbers that it knows of.
     pub(super) ack_known: u64,
 
-    /// The buckets that it answers for, less those that it has handed to me.
+    /// The buckets that it answers for: owned, or being handed over.
     pub(super) claims: BucketSet,
+    /// Whether it was handing any of them over when it told.
+    pub(super) hands_over: bool,
     /// Whether `claims` were heard in this session, and since I last began to listen.
     pub(super) claims_heard: bool,
     /// The highest of my sequence numbers that it had heard when it told `claims`.
     pub(super) claims_ack: u64,
-    /// The buckets that it is candidate for.
-    pub(super) candidacy: Candidacy,
+    /// The buckets that it is candidate for; all, if it is candidate and nobody knows yet for which.
+    pub(super) candidacy: Option<BucketSet>,
 
     /// The last batch that I handed to it.
     pub(super) out_number: u8,
@@ -76,25 +78,11 @@ pub(super) struct Peer {
     pub(super) out_batch: Option<BucketSet>,
     /// The last batch that I accepted from it; 0 for none.
     pub(super) in_number: u8,
-    /// Its buckets.
-    pub(super) in_batch: BucketSet,
 
     /// How often and how lately it went down while it had claims.
     pub(super) penalty: Penalty,
     /// Whether its differing configuration was reported.
     pub(super) mismatch_reported: bool,
-}
-
-/// The buckets that a node is candidate for.
-#[derive(Debug, Default)]
-pub(super) enum Candidacy {
-    /// It is none.
-    #[default]
-    None,
-    /// It is, and nobody has heard yet for which ones.
-    Unknown,
-    /// These.
-    Known(BucketSet),
 }
 
 impl Peer {
@@ -137,12 +125,19 @@ impl Peer {
         advanced
     }
 
+    /// Forgets what the node knew of an earlier session of mine.
+    pub(super) fn be_met_anew(&mut self) {
+        (self.knows_me, self.knew_me, self.says_alive) = (false, false, false);
+        (self.ack_heard, self.ack_known, self.claims_ack) = (0, 0, 0);
+        (self.out_number, self.in_number) = (0, 0);
+    }
+
     /// Forgets what a dead node cannot hold any more.
     pub(super) fn bury(&mut self) {
         self.alive = false;
         self.claims = BucketSet::EMPTY;
         self.claims_heard = false;
-        self.candidacy = Candidacy::None;
+        self.candidacy = None;
         self.suppresses_me = false;
     }
 }

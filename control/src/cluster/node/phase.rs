@@ -32,7 +32,10 @@ impl Node {
                 peer.heard_at = (peer.heard_at + late).min(now);
             }
         }
-        if late > self.detection_ns() - self.timing.heartbeat_ns {
+        if self.seq == 0 {
+            // Nothing was told to anybody yet: the start was slow.
+            self.listen();
+        } else if late > self.detection_ns() - self.timing.heartbeat_ns {
             out.push(Output::Alarm(Alarm::Late { late_ns: late }));
             self.release_all(out);
             self.listen();
@@ -114,7 +117,7 @@ impl Node {
     pub(super) fn own_flags(&self) -> NodeFlags {
         NodeFlags::default()
             .with(NodeFlags::LISTEN, self.listen_until.is_some())
-            .with(NodeFlags::FENCED, self.fenced || self.superseded)
+            .with(NodeFlags::FENCED, self.fenced || self.superseded.is_some())
             .with(NodeFlags::DRAINING, self.draining)
             .with(NodeFlags::UNWILLING, !self.willing)
             .with(NodeFlags::GATEWAY, self.gateway)
@@ -152,7 +155,7 @@ impl Node {
 
     /// Fences this node if it may be cut off: the others may serve what it has.
     pub(super) fn fence_if_cut_off(&mut self, ticks: bool, out: &mut Vec<Output>) {
-        if self.listen_until.is_some() || self.superseded {
+        if self.listen_until.is_some() || self.superseded.is_some() {
             return;
         }
         let fenced = match self.config.partition() {
@@ -185,13 +188,30 @@ impl Node {
         })
     }
 
-    /// A later start of this slot is in the cluster: this one is out of it.
-    pub(super) fn leave_for_good(&mut self, out: &mut Vec<Output>) {
-        if !self.superseded {
-            self.superseded = true;
+    /// Another session of this slot is in the cluster: this one is out of it.
+    pub(super) fn give_way(&mut self, out: &mut Vec<Output>) {
+        if self.superseded.is_none() {
+            self.superseded = Some(self.now);
             self.release_all(out);
             out.push(Output::Alarm(Alarm::Superseded));
         }
+    }
+
+    /// Starts anew, under another session, once whoever had this node's place is silent: it may
+    /// have been a message of an earlier start of this node that was long under way.
+    pub(super) fn return_if_alone(&mut self) {
+        let Some(since) = self.superseded else { return };
+        let heard_at = self.duplicate.map_or(since, |other| other.heard_at.max(since));
+        if self.now < heard_at + self.timing.hold_ns {
+            return;
+        }
+        self.superseded = None;
+        self.session = self.jitter.another(self.session);
+        self.seq = 0;
+        for slot in self.others() {
+            self.peer_mut(slot).be_met_anew();
+        }
+        self.listen();
     }
 
     /// A newer configuration was read.

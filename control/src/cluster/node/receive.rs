@@ -4,8 +4,8 @@
 use vipdp_core::bucket::BucketSet;
 use vipdp_core::slot::Slot;
 
-use super::peer::{Candidacy, widen};
-use super::{Alarm, Node, Output};
+use super::peer::widen;
+use super::{Alarm, Duplicate, Node, Output};
 use crate::cluster::auth::OpenError;
 use crate::cluster::config::SlotSet;
 use crate::cluster::wire::{Body, EntryFlags, Header, Message, NodeFlags, session_tag};
@@ -39,16 +39,19 @@ impl Node {
         if header.session == self.session {
             return OpenError::Own;
         }
-        // One message may be left over from before this node's start, a second one comes from
-        // somebody who still sends.
+        let Header { session, seq, .. } = *header;
+        let fresh = Duplicate { session, seq, heard_at: self.now, reported: false };
         match &mut self.duplicate {
-            Some((session, seq, reported)) if *session == header.session => {
-                if header.seq > *seq && !*reported {
-                    *reported = true;
-                    out.push(Output::Alarm(Alarm::DuplicateSlot { session: *session }));
+            // One message may be left over from before this node's start, a second one comes from
+            // somebody who still sends.
+            Some(known) if known.session == session && seq > known.seq => {
+                if !known.reported {
+                    out.push(Output::Alarm(Alarm::DuplicateSlot { session }));
                 }
+                *known = Duplicate { reported: true, ..fresh };
             }
-            other => *other = Some((header.session, header.seq, false)),
+            Some(known) if known.session == session => {}
+            other => *other = Some(fresh),
         }
         OpenError::DuplicateSlot
     }
@@ -108,9 +111,9 @@ impl Node {
         peer.heartbeat_ms = header.heartbeat_ms;
         peer.mac = message.mac.or(peer.mac);
         if !header.flags.contains(NodeFlags::CANDIDATE) {
-            peer.candidacy = Candidacy::None;
-        } else if matches!(peer.candidacy, Candidacy::None) {
-            peer.candidacy = Candidacy::Unknown;
+            peer.candidacy = None;
+        } else {
+            peer.candidacy.get_or_insert(BucketSet::FULL);
         }
         let differs = header.config != mine && header.config.generation == mine.generation;
         if differs && !peer.mismatch_reported {
@@ -135,7 +138,7 @@ impl Node {
             peer.suppresses_me = false;
             self.unsettled |= knew_me;
             if superseded {
-                self.leave_for_good(out);
+                self.give_way(out);
             }
             return;
         }
@@ -186,11 +189,11 @@ impl Node {
         let from = message.header.slot;
         match &message.body {
             Body::Heartbeat { claims } => {
-                let handing = message.entries[self.me.index()].transfer_out;
-                self.hear_claims(from, claims, handing);
+                let hands_over = message.entries.iter().any(|entry| entry.transfer_out != 0);
+                self.hear_claims(from, claims, hands_over);
             }
             Body::Candidate { buckets } => {
-                self.peer_mut(from).candidacy = Candidacy::Known(buckets.clone());
+                self.peer_mut(from).candidacy = Some(buckets.clone());
                 self.unsettled = true;
             }
             Body::Transfer { to, buckets } if *to == self.me => {
@@ -201,18 +204,17 @@ impl Node {
         }
     }
 
-    /// The buckets that `from` answers for. Those of the batch that it is `handing` to this node,
-    /// once accepted, are this node's.
-    fn hear_claims(&mut self, from: Slot, claims: &BucketSet, handing: u8) {
+    /// The buckets that `from` answers for, and whether it is handing any of them over.
+    fn hear_claims(&mut self, from: Slot, claims: &BucketSet, hands_over: bool) {
         let peer = self.peer_mut(from);
-        let mut claims = claims.clone();
-        if handing != 0 && handing == peer.in_number {
-            claims.remove_all(&peer.in_batch);
-        }
-        let changed = !peer.claims_heard || peer.claims != claims;
-        peer.claims = claims;
+        let changed = !peer.claims_heard || peer.claims != *claims;
+        let fresher = peer.claims_ack != peer.ack_heard || peer.hands_over != hands_over;
+        peer.claims = claims.clone();
         peer.claims_heard = true;
         peer.claims_ack = peer.ack_heard;
-        self.unsettled |= changed;
+        peer.hands_over = hands_over;
+        // In a settled cluster only acknowledgements change, and matter to nobody.
+        let contested = fresher && self.contests(from);
+        self.unsettled |= changed || contested;
     }
 }

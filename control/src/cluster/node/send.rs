@@ -42,12 +42,24 @@ impl Jitter {
         Self(seed | 1)
     }
 
-    /// Three quarters of `interval` to all of it.
-    fn apply(&mut self, interval: u64) -> u64 {
-        // Marsaglia, Xorshift RNGs, 2003.
+    /// A session other than `session`, and not 0.
+    pub(super) fn another(&mut self, session: u64) -> u64 {
+        self.next();
+        // Odd multiples of a state that is never 0 are not 0 either.
+        let other = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        if other == session { !session | 1 } else { other }
+    }
+
+    /// Marsaglia, Xorshift RNGs, 2003.
+    fn next(&mut self) {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
+    }
+
+    /// Three quarters of `interval` to all of it.
+    fn apply(&mut self, interval: u64) -> u64 {
+        self.next();
         interval - interval / 4 * (self.0 >> 48) / (1 << 16)
     }
 }
@@ -161,7 +173,10 @@ impl Node {
 
     /// Sends a join if somebody has to prove itself or to be proven to.
     pub(super) fn send_join_if_due(&mut self, out: &mut Vec<Output>) {
-        if !self.join_now || self.superseded || self.now < self.last_join + self.join_gap() {
+        if !self.join_now
+            || self.superseded.is_some()
+            || self.now < self.last_join + self.join_gap()
+        {
             return;
         }
         self.join_now = false;
@@ -251,7 +266,7 @@ impl Node {
         if self.beat_now {
             by(self.last_beat + self.beat_gap());
         }
-        if self.join_now && !self.superseded {
+        if self.join_now && self.superseded.is_none() {
             by(self.last_join + self.join_gap());
         }
         for slot in self.others() {

@@ -87,20 +87,22 @@ impl Node {
     /// does not hear this node any more.
     pub(super) fn close_claimed_batches(&mut self, out: &mut Vec<Output>) {
         for slot in self.others() {
-            if !self.hears(slot) {
+            let peer = self.peer(slot);
+            let Some(mut taken) = peer.out_batch.clone() else { continue };
+            taken.retain_all(&peer.claims);
+            if !self.contests(slot) {
                 continue;
             }
-            let peer = self.peer_mut(slot);
-            let Some(batch) = &mut peer.out_batch else { continue };
-            let mut taken = batch.clone();
-            taken.retain_all(&peer.claims);
+            let taken: BucketSet =
+                taken.iter().filter(|&bucket| self.knows_and_claims(slot, bucket)).collect();
             if taken.is_empty() {
                 continue;
             }
-            batch.remove_all(&taken);
-            if batch.is_empty() {
-                peer.out_batch = None;
+            let peer = self.peer_mut(slot);
+            if let Some(batch) = &mut peer.out_batch {
+                batch.remove_all(&taken);
             }
+            peer.out_batch.take_if(|batch| batch.is_empty());
             self.yielding.remove_all(&taken);
             self.table_changed = true;
             self.linger(&taken, out);
@@ -131,8 +133,6 @@ impl Node {
         }
         let peer = self.peer_mut(from);
         peer.in_number = number;
-        peer.in_batch = buckets.clone();
-        peer.claims.remove_all(buckets);
         let mut fresh = buckets.clone();
         // What is being passed on already has its taker.
         fresh.remove_all(&self.owned);
