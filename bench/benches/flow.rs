@@ -1,4 +1,4 @@
-//! The flow table at sizes that fit the first cache, the second, and none.
+//! The flow table at three sizes: 8 KiB, 8 MiB and 128 MiB.
 //!
 //! A table of `size` flows is a quarter full of established ones, as `FlowTable::new` advises, and
 //! each measurement is of a burst of 64: once each packet by itself, and once the way a worker goes,

@@ -12,7 +12,7 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::counters::{Count, WorkerCounters};
 use crate::decide::{self, Decision, EgressVerdict, Lookup, Now};
-use crate::flow::{FlowTable, Inserted};
+use crate::flow::{FlowKey, FlowTable, Inserted};
 use crate::parse::{ParseError, Parsed, Payload, parse};
 use crate::port::{BURST, Host, Port, Refused};
 use crate::reply;
@@ -44,6 +44,8 @@ pub struct Worker<P: Port, H: Host> {
     /// The burst being worked on, each frame beside what was found in it. Empty between bursts.
     burst: Vec<P::Frame>,
     found: Vec<Result<(Parsed, Lookup), ParseError>>,
+    /// The keys of the burst's flows. Empty between bursts.
+    keys: Vec<FlowKey>,
     /// Frames to transmit at the end of the burst. Empty between bursts.
     outgoing: Vec<P::Frame>,
 }
@@ -58,6 +60,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             counters,
             burst: Vec::with_capacity(BURST),
             found: Vec::with_capacity(BURST),
+            keys: Vec::with_capacity(BURST),
             outgoing: Vec::with_capacity(2 * BURST),
         }
     }
@@ -105,22 +108,22 @@ impl<P: Port, H: Host> Worker<P, H> {
         received + sent_by_host
     }
 
-    /// Parses and hashes the whole burst, and pulls in the cache line of each flow while the next
-    /// one is being hashed.
+    /// Parses and hashes the whole burst, then pulls in the cache lines of all its flows.
+    ///
+    /// In a loop of their own the reads are close enough together to wait for memory at the same
+    /// time. Between two packets' parsing, each would hold up what follows it: a verdict on a TCP
+    /// segment then took 1.6 times as long with a table for 1 M flows, and 1.9 times at 16 M.
     fn look_up_burst(&mut self, service: &Service) {
         let flows = &*self.shared.flows;
-        let mut pulled = 0;
         for frame in &self.burst {
             let found = parse(self.port.bytes(frame)).map(|parsed| {
                 let lookup = decide::lookup(service, flows, &parsed);
-                if let Some(key) = lookup.flow() {
-                    pulled ^= flows.touch(key);
-                }
+                self.keys.extend(lookup.flow());
                 (parsed, lookup)
             });
             self.found.push(found);
         }
-        black_box(pulled);
+        black_box(self.keys.drain(..).fold(0, |pulled, key| pulled ^ flows.touch(key)));
     }
 
     fn apply_burst(&mut self, snapshot: &Snapshot, now: Now) {

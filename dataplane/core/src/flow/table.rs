@@ -144,6 +144,9 @@ impl FlowTable {
 
     /// Pulls the flow's line into the cache by reading from it. The result means nothing; hand it to
     /// [`black_box`](std::hint::black_box), or the compiler takes the read out.
+    ///
+    /// For a burst, call it in a loop that does nothing else: it is a read, not a prefetch, and the
+    /// processor only gets some hundred instructions ahead of one that waits for memory.
     #[inline]
     pub fn touch(&self, key: FlowKey) -> u64 {
         self.line(key).0[0].load(Ordering::Relaxed)
