@@ -19,14 +19,17 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, error, info, warn};
-use vipdp_core::snapshot::{Publisher, Service, Snapshot};
+use vipdp_core::bucket::BucketSet;
+use vipdp_core::snapshot::{Holdings, Publisher, Service, Snapshot};
 use vipdp_io::neighbor::EgressTable;
 
 use super::clock::monotonic_ns;
 use super::mailbox::{Letter, Letters};
+use super::overlap::Overlap;
 use super::transport::{Received, Transport};
 use super::workers::{Progress, WorkerThreads};
 use crate::cluster::auth::{self, Keyring, OpenError};
+use crate::cluster::config::Timing;
 use crate::cluster::node::{Destination, Input, Life, Node, Output, View};
 use crate::cluster::wire::{MESSAGE_LEN_MAX, Message};
 
@@ -102,8 +105,8 @@ pub struct Control {
     pub workers: Arc<WorkerThreads>,
     /// What other threads ask for.
     pub letters: Letters,
-    /// D, the time in which a failure is found out, in nanoseconds.
-    pub detection_ns: u64,
+    /// h and D of the configuration.
+    pub timing: Timing,
 }
 
 /// The parts of the loop that change from turn to turn.
@@ -114,18 +117,15 @@ struct Turn {
     /// When the state machine wants to be called next.
     deadline_ns: u64,
     generation: u64,
-    table: Table,
+    overlap: Overlap,
+    /// What was released since the last table.
+    released: BucketSet,
+    lease_until_ns: u64,
     progress: Progress,
     progress_ns: u64,
     willing: bool,
     egress_ns: u64,
     leave_by_ns: Option<u64>,
-}
-
-/// The part of the newest snapshot that the state machine decides.
-struct Table {
-    holdings: vipdp_core::snapshot::Holdings,
-    lease_until_ns: u64,
 }
 
 impl Control {
@@ -141,7 +141,9 @@ impl Control {
             datagram: Vec::with_capacity(MESSAGE_LEN_MAX),
             deadline_ns: now,
             generation: 0,
-            table: Table { holdings: vipdp_core::snapshot::Holdings::none(), lease_until_ns: 0 },
+            overlap: Overlap::new(self.timing.heartbeat_ns),
+            released: BucketSet::EMPTY,
+            lease_until_ns: 0,
             progress: self.workers.progress(),
             progress_ns: now,
             willing: true,
@@ -160,16 +162,25 @@ impl Control {
                 self.step(&mut turn, now, Input::Tick);
             }
         }
-        // The workers stop serving new flows now, not when the lease runs out.
-        turn.table.holdings = vipdp_core::snapshot::Holdings::none();
-        self.publish(&mut turn);
+        self.forward_the_last(&mut turn);
         Ok(())
+    }
+
+    /// Forwards what is under way to those who have the buckets now, for as long as a giver does,
+    /// then serves nothing.
+    fn forward_the_last(&mut self, turn: &mut Turn) {
+        if turn.overlap.is_over() {
+            self.publish(turn);
+            std::thread::sleep(Duration::from_nanos(self.timing.heartbeat_ns));
+        }
+        turn.overlap.change(monotonic_ns(), Holdings::none(), &BucketSet::FULL);
+        self.publish(turn);
     }
 
     /// Whether the node was told to stop and has nothing left to hand over, or took too long.
     fn has_left(&self, turn: &Turn) -> bool {
         let Some(leave_by_ns) = turn.leave_by_ns else { return false };
-        if turn.table.holdings.is_empty() || self.is_alone() {
+        if turn.overlap.is_over() || self.is_alone() {
             return true;
         }
         let late = monotonic_ns() >= leave_by_ns;
@@ -265,7 +276,8 @@ impl Control {
                 }
                 Letter::Stop => {
                     let now = monotonic_ns();
-                    turn.leave_by_ns.get_or_insert(now + LEAVE_DETECTIONS * self.detection_ns);
+                    turn.leave_by_ns
+                        .get_or_insert(now + LEAVE_DETECTIONS * self.timing.detection_ns());
                     self.step(turn, now, Input::Drain(true));
                 }
             }
@@ -325,13 +337,18 @@ impl Control {
     fn execute(&mut self, turn: &mut Turn, output: Output) {
         match output {
             Output::PublishTable { holdings, lease_until_ns } => {
-                turn.table = Table { holdings, lease_until_ns };
+                turn.overlap.change(monotonic_ns(), holdings, &turn.released);
+                turn.released = BucketSet::EMPTY;
+                turn.lease_until_ns = lease_until_ns;
                 self.publish(turn);
             }
             Output::Send { to, message } => self.send(turn, to, &message),
             Output::NextDeadline(deadline_ns) => turn.deadline_ns = deadline_ns,
             Output::Claim(buckets) => info!(buckets = buckets.len(), "claimed"),
-            Output::Release(buckets) => info!(buckets = buckets.len(), "released"),
+            Output::Release(buckets) => {
+                info!(buckets = buckets.len(), "released");
+                turn.released.insert_all(&buckets);
+            }
             Output::LingerStart(buckets) => debug!(buckets = buckets.len(), "lingering"),
             Output::LingerEnd(buckets) => debug!(buckets = buckets.len(), "lingered"),
             Output::Refused(slot, error) => {
@@ -369,8 +386,8 @@ impl Control {
         };
         self.publisher.publish(Snapshot {
             generation: turn.generation,
-            lease_until_ns: turn.table.lease_until_ns,
-            holdings: turn.table.holdings.clone(),
+            lease_until_ns: turn.lease_until_ns,
+            holdings: turn.overlap.holdings(monotonic_ns()),
             service: Arc::new(service),
         });
     }

@@ -96,17 +96,7 @@ impl DataPlane {
             program.bind(queue, port)?;
         }
         let workers = start_workers(config, &shared, ports, taps)?;
-        Ok(Self {
-            workers,
-            program,
-            host,
-            membership,
-            link,
-            shared,
-            service,
-            egress,
-            queues,
-        })
+        Ok(Self { workers, program, host, membership, link, shared, service, egress, queues })
     }
 }
 

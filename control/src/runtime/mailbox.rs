@@ -5,7 +5,7 @@
 //! take the admin socket with it.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -103,10 +103,7 @@ impl Mailbox {
 impl Letters {
     /// The next letter, if there is one.
     pub fn take(&self) -> Option<Letter> {
-        match self.letters.try_recv() {
-            Ok(letter) => Some(letter),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.letters.try_recv().ok()
     }
 
     /// Silences the bell. Before the letters are taken, so that none is overlooked.

@@ -12,6 +12,7 @@ mod control;
 mod dataplane;
 mod handler;
 mod mailbox;
+mod overlap;
 pub(crate) mod random;
 mod transport;
 mod workers;
@@ -32,9 +33,7 @@ use vipdp_core::snapshot::Publisher;
 
 use crate::admin::{AdminServer, Limits};
 use crate::cluster::auth::{KeyId, Keyring};
-use crate::cluster::config::{
-    ClusterConfig, ConfigId, Member, Parameters, Partition, Timing,
-};
+use crate::cluster::config::{ClusterConfig, ConfigId, Member, Parameters, Partition, Timing};
 use crate::cluster::node::Node;
 use crate::config::{Config, HeartbeatTransport, PartitionGuard};
 use clock::monotonic_ns;
@@ -69,7 +68,7 @@ pub fn run(config: &Config) -> Result<()> {
     let workers = Arc::new(workers);
     let transport = open_transport(config).context("cannot open the heartbeats' socket")?;
     let (mailbox, letters) = mailbox::mailbox().context("no descriptor for the control thread")?;
-    let detection_ns = cluster.timing().detection_ns();
+    let timing = cluster.timing();
     let node = Node::new(
         Arc::clone(&cluster),
         config.node.slot,
@@ -88,7 +87,7 @@ pub fn run(config: &Config) -> Result<()> {
         egress,
         workers: Arc::clone(&workers),
         letters,
-        detection_ns,
+        timing,
     };
     let handler = Handler::new(handler::Facts {
         config: config.clone(),
@@ -198,10 +197,7 @@ pub fn cluster_config(config: &Config) -> Result<ClusterConfig> {
     let ns = |duration: Duration| duration.as_nanos() as u64;
     let parameters = Parameters {
         cluster: cluster.id,
-        id: ConfigId {
-            generation: cluster.generation,
-            hash: (config.cluster_hash >> 32) as u32,
-        },
+        id: ConfigId { generation: cluster.generation, hash: (config.cluster_hash >> 32) as u32 },
         members: cluster
             .members
             .iter()
@@ -240,7 +236,7 @@ fn open_transport(config: &Config) -> Result<Transport> {
             Route::Multicast { interface, group: (group, port).into() }
         }
         HeartbeatTransport::Unicast => {
-            let mut peers = [None; SLOTS];
+            let mut peers = Box::new([None; SLOTS]);
             for member in &config.cluster.members {
                 if member.slot != config.node.slot && !member.removed {
                     peers[member.slot.index()] =

@@ -33,7 +33,7 @@ pub enum Route {
         /// This node's own address and port.
         own: SocketAddr,
         /// The other members', by slot.
-        peers: [Option<SocketAddr>; SLOTS],
+        peers: Box<[Option<SocketAddr>; SLOTS]>,
     },
 }
 
@@ -93,11 +93,14 @@ impl Transport {
     pub fn send_to_all(&self, datagram: &[u8]) -> io::Result<()> {
         match &self.route {
             Route::Multicast { group, .. } => self.send(datagram, *group),
-            Route::Unicast { peers, .. } => peers
-                .iter()
-                .flatten()
-                .map(|&peer| self.send(datagram, peer))
-                .fold(Ok(()), |first, result| first.and(result)),
+            Route::Unicast { peers, .. } => {
+                let mut first = Ok(());
+                for &peer in peers.iter().flatten() {
+                    let sent = self.send(datagram, peer);
+                    first = first.and(sent);
+                }
+                first
+            }
         }
     }
 

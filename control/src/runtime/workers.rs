@@ -83,14 +83,7 @@ impl WorkerThreads {
             let thread = std::thread::Builder::new()
                 .name(format!("vipdp-worker{queue}"))
                 .spawn(move || running.run(core, &stop))?;
-            threads.threads.push(WorkerThread {
-                queue,
-                core,
-                zero_copy,
-                counters,
-                kernel,
-                thread,
-            });
+            threads.threads.push(WorkerThread { queue, core, zero_copy, counters, kernel, thread });
         }
         Ok(threads)
     }

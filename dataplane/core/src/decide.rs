@@ -181,8 +181,7 @@ fn lookup_ip(service: &Service, flows: &FlowTable, parsed: &Parsed, packet: &IpP
     if parsed.dst != shared && parsed.dst != service.own_mac {
         return dropped(DropReason::WrongMac);
     }
-    let forwarded = parsed.dst == service.own_mac
-        && service.peer_macs.contains(&Some(parsed.src));
+    let forwarded = parsed.dst == service.own_mac && service.peer_macs.contains(&Some(parsed.src));
 
     let (hash, tracking) = match packet.transport {
         Transport::Tcp(ports, flags) => {
@@ -282,11 +281,14 @@ pub struct Decision {
     pub verdict: Verdict,
     /// What the flow table said to a new flow, if there was one.
     pub inserted: Option<Inserted>,
+    /// The packet passes by its bucket, which was taken over so lately that a copy of it may come by
+    /// another way: it is served unless [`came_before`] knows it.
+    pub may_come_twice: Option<Bucket>,
 }
 
 impl From<Verdict> for Decision {
     fn from(verdict: Verdict) -> Self {
-        Self { verdict, inserted: None }
+        Self { verdict, inserted: None, may_come_twice: None }
     }
 }
 
@@ -299,7 +301,7 @@ pub fn decide(snapshot: &Snapshot, flows: &FlowTable, now: Now, lookup: &Lookup)
             let holding = snapshot.holdings.get(bucket);
             let by_bucket = || decide_new(snapshot, now, holding, forwarded);
             let decision = match tracking {
-                Tracking::Untracked => by_bucket().into(),
+                Tracking::Untracked => by_lately(holding, bucket, by_bucket()),
                 Tracking::Tcp(key, flags) => decide_tcp(flows, now, bucket, key, flags, by_bucket),
                 Tracking::Sticky(key) => match flows.refresh(key, now.seconds, FlowState::Datagram)
                 {
@@ -309,7 +311,7 @@ pub fn decide(snapshot: &Snapshot, flows: &FlowTable, now: Now, lookup: &Lookup)
                 },
                 Tracking::IfKnown(key) => match flows.lookup(key, now.seconds) {
                     Some(_) => Verdict::Pass.into(),
-                    None => by_bucket().into(),
+                    None => by_lately(holding, bucket, by_bucket()),
                 },
                 Tracking::FirstFragmentDecides(key) => match flows.lookup(key, now.seconds) {
                     Some(_) => Verdict::Pass.into(),
@@ -330,7 +332,7 @@ fn decide_question(snapshot: &Snapshot, now: Now, bucket: Bucket, reply: ReplyKi
     match snapshot.holdings.get(bucket) {
         Holding::Foreign => Verdict::Drop(DropReason::NotOwner),
         _ if now.ns > snapshot.lease_until_ns => Verdict::Drop(DropReason::LeaseExpired),
-        Holding::Owned | Holding::Granted(_) => Verdict::Reply(reply),
+        Holding::Owned | Holding::TakenOver | Holding::Granted(_) => Verdict::Reply(reply),
     }
 }
 
@@ -347,8 +349,33 @@ fn decide_new(snapshot: &Snapshot, now: Now, holding: Holding, forwarded: bool) 
         // Sent on once already: never a second time, or two members could play ball with it.
         Holding::Granted(_) if forwarded => Verdict::Pass,
         Holding::Granted(slot) => Verdict::Forward(slot),
-        Holding::Owned | Holding::Foreign => Verdict::Pass,
+        Holding::Owned | Holding::TakenOver | Holding::Foreign => Verdict::Pass,
     }
+}
+
+/// Marks what is served by its bucket while the giver may still be forwarding. Connections need no
+/// mark: to TCP, a second SYN is a repeated one.
+fn by_lately(holding: Holding, bucket: Bucket, verdict: Verdict) -> Decision {
+    let lately = holding == Holding::TakenOver && verdict == Verdict::Pass;
+    Decision { may_come_twice: lately.then_some(bucket), ..verdict.into() }
+}
+
+/// Protocol number of marks in the flow table: reserved (IANA), so that no fragment has it.
+const MARK: u8 = 255;
+
+/// Whether the same packet has come before, and if not, remembers it for as long as a fragment. A
+/// client that repeats a request to the letter is not heard a second time while this lasts, which
+/// is a few heartbeats.
+pub fn came_before(
+    service: &Service,
+    flows: &FlowTable,
+    now: Now,
+    bucket: Bucket,
+    packet: &[u8],
+) -> bool {
+    let digest = service.client_hash.digest(packet);
+    let key = flows.fragment_key(digest, IpAddr::V4(Ipv4Addr::UNSPECIFIED), MARK, 0);
+    matches!(flows.insert(key, bucket, FlowState::Fragment, now.seconds), Inserted::Known(_))
 }
 
 /// A tracked connection stays here whoever owns its bucket. Of the others, only a SYN may start
@@ -361,7 +388,7 @@ fn decide_tcp(
     flags: TcpFlags,
     by_bucket: impl FnOnce() -> Verdict,
 ) -> Decision {
-    let state = if flags.syn {
+    let state = if flags.syn && !flags.ack {
         FlowState::Embryonic
     } else if flags.fin || flags.rst {
         FlowState::Closing
@@ -395,7 +422,7 @@ fn enter(
         Inserted::Full => Verdict::Drop(DropReason::FlowTableFull),
         _ => Verdict::Pass,
     };
-    Decision { verdict, inserted: Some(inserted) }
+    Decision { inserted: Some(inserted), ..verdict.into() }
 }
 
 /// What becomes of a frame that the host sends by way of the data plane.
@@ -434,7 +461,8 @@ pub fn decide_egress(
         }
         Transport::Udp(ports) => {
             let hash = service.client_hash.hash(packet.dst, ports.dst);
-            if snapshot.holdings.get(Bucket::of_hash(hash)) != Holding::Owned {
+            let holding = snapshot.holdings.get(Bucket::of_hash(hash));
+            if !matches!(holding, Holding::Owned | Holding::TakenOver) {
                 track_outgoing(service, flows, now, packet, ports, UDP, FlowState::Datagram);
             }
         }

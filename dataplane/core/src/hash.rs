@@ -42,6 +42,12 @@ impl ClientHash {
         self.input
     }
 
+    /// A digest of a whole packet, by which a second copy of it is known. Not for every packet: it
+    /// reads all of it.
+    pub fn digest(&self, packet: &[u8]) -> u64 {
+        self.keyed.hash(packet)
+    }
+
     /// The hash of a client. `port` is taken into account only with
     /// [`HashInput::AddressAndPort`]; a packet without ports passes 0.
     #[inline]

@@ -35,6 +35,9 @@ pub enum Holding {
     Foreign,
     /// This node serves it.
     Owned,
+    /// This node serves it, and was handed it so lately that the giver may still be forwarding: a
+    /// packet may come twice, by the wire and by the giver, and is served once.
+    TakenOver,
     /// This node is handing it to the member in this slot: new flows are forwarded there.
     Granted(Slot),
 }
@@ -45,6 +48,7 @@ pub struct Holdings(Box<[u8; BUCKETS]>);
 
 const FOREIGN: u8 = 0xff;
 const OWNED: u8 = 0x80;
+const TAKEN_OVER: u8 = 0x81;
 
 impl Holdings {
     /// Nothing held.
@@ -65,6 +69,7 @@ impl Holdings {
     pub fn get(&self, bucket: Bucket) -> Holding {
         match self.0[bucket.index()] {
             OWNED => Holding::Owned,
+            TAKEN_OVER => Holding::TakenOver,
             byte => Slot::new(byte).map_or(Holding::Foreign, Holding::Granted),
         }
     }
@@ -74,6 +79,7 @@ impl Holdings {
         self.0[bucket.index()] = match holding {
             Holding::Foreign => FOREIGN,
             Holding::Owned => OWNED,
+            Holding::TakenOver => TAKEN_OVER,
             Holding::Granted(slot) => slot.get(),
         };
     }
@@ -83,9 +89,10 @@ impl Holdings {
         self.0.iter().all(|&byte| byte == FOREIGN)
     }
 
-    /// How many buckets are [`Owned`](Holding::Owned).
+    /// How many buckets are this node's: [`Owned`](Holding::Owned) or
+    /// [`TakenOver`](Holding::TakenOver).
     pub fn owned(&self) -> usize {
-        self.0.iter().filter(|&&byte| byte == OWNED).count()
+        self.0.iter().filter(|&&byte| byte == OWNED || byte == TAKEN_OVER).count()
     }
 }
 
@@ -286,6 +293,9 @@ mod tests {
         assert_eq!(holdings.get(bucket(1)), Holding::Foreign);
         assert_eq!(holdings.get(bucket(7)), Holding::Granted(Slot::new(63).unwrap()));
         assert_eq!(holdings.owned(), 2);
+        holdings.set(bucket(8), Holding::TakenOver);
+        assert_eq!(holdings.get(bucket(8)), Holding::TakenOver);
+        assert_eq!(holdings.owned(), 3);
         assert!(Holdings::none().is_empty() && !holdings.is_empty());
         let mut granted = Holdings::none();
         granted.set(bucket(7), Holding::Granted(Slot::new(0).unwrap()));

@@ -83,6 +83,8 @@ drop_reasons! {
     NotARequest = "not_a_request",
     /// Somebody else claims one of our VIPs by ARP or NDP.
     ForeignClaim = "foreign_claim",
+    /// The packet has come before, by the wire or by the member that hands its bucket over.
+    CameTwice = "came_twice",
     /// The member to forward to has not told its MAC address.
     PeerUnknown = "peer_unknown",
     /// The host did not take the frame: its queue is full.

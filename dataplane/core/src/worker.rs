@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::bucket::Bucket;
 use crate::counters::{Count, WorkerCounters};
 use crate::decide::{self, Decision, EgressVerdict, Lookup, Now};
 use crate::flow::{FlowKey, FlowTable, Inserted};
@@ -135,13 +136,34 @@ impl<P: Port, H: Host> Worker<P, H> {
                 Ok((parsed, lookup)) => {
                     let decision = decide::decide(snapshot, &self.shared.flows, now, &lookup);
                     self.count_insertion(decision);
-                    self.apply(&snapshot.service, frame, &parsed, decision.verdict);
+                    let verdict = match decision.may_come_twice {
+                        Some(bucket) => self.once(&snapshot.service, now, &frame, &parsed, bucket),
+                        None => decision.verdict,
+                    };
+                    self.apply(&snapshot.service, frame, &parsed, verdict);
                 }
                 Err(error) => self.drop_frame(frame, DropReason::Malformed(error)),
             }
         }
         self.burst = burst;
         self.found = found;
+    }
+
+    /// Passes a packet that may come twice, but only once.
+    fn once(
+        &self,
+        service: &Service,
+        now: Now,
+        frame: &P::Frame,
+        parsed: &Parsed,
+        bucket: Bucket,
+    ) -> Verdict {
+        let packet = &self.port.bytes(frame)[usize::from(parsed.network_offset)..];
+        if decide::came_before(service, &self.shared.flows, now, bucket, packet) {
+            Verdict::Drop(DropReason::CameTwice)
+        } else {
+            Verdict::Pass
+        }
     }
 
     fn count_insertion(&self, decision: Decision) {

@@ -268,6 +268,33 @@ fn what_a_member_forwards_is_served_before_the_bucket_is_ours_and_never_sent_on(
 }
 
 #[test]
+fn what_comes_by_the_wire_and_by_the_giver_is_served_once() {
+    for family in FAMILIES {
+        let mut node = Node::new();
+        let taken = client(family, Kind::Foreign);
+        let query = |n: u16, link| {
+            ip_frame(link, &ip(taken, vip(taken), 17, &udp(CLIENT_PORT + n, DNS, 30)))
+        };
+        // Too early for the wire, so the giver's copy counts.
+        node.drops(&query(0, SHARED_LINK), "not_owner");
+        node.hold(family, Kind::Foreign, Holding::TakenOver);
+        node.passes(&query(0, FORWARDED));
+        // From now on the wire is first.
+        for n in 1..100 {
+            node.passes(&query(n, SHARED_LINK));
+            node.drops(&query(n, FORWARDED), "came_twice");
+        }
+        node.passes(&segment(taken, SYN, SHARED_LINK));
+        node.passes(&segment(taken, SYN, FORWARDED));
+        // The giver has stopped: a client may say the same again.
+        node.hold(family, Kind::Foreign, Holding::Owned);
+        for _ in 0..2 {
+            node.passes(&query(1, SHARED_LINK));
+        }
+    }
+}
+
+#[test]
 fn without_a_lease_only_what_is_tracked_is_served() {
     for family in FAMILIES {
         let mut node = Node::new();
