@@ -413,3 +413,6 @@ impl Node {
         &mut self.peers[slot.index()]
     }
 }
+
+#[cfg(test)]
+mod tests;
