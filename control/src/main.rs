@@ -13,8 +13,7 @@ fn main() -> ExitCode {
     match execute(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Whole, with its causes; nothing else is printed on the way out.
-            eprintln!("vipdp: {error:#}");
+            eprintln!("vipdp: {}", with_causes(&error));
             ExitCode::FAILURE
         }
     }
@@ -32,6 +31,18 @@ fn execute(cli: &Cli) -> Result<()> {
         Some(Command::Cleanup) => cleanup(cli),
         Some(Command::Keygen { file, id }) => cli::keygen(file, *id),
     }
+}
+
+/// The error and its causes, but those that the error itself has told already.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        match said.as_str() {
+            "" => cause,
+            said if said.contains(&cause) => said.to_owned(),
+            said => format!("{said}: {cause}"),
+        }
+    })
 }
 
 fn run(cli: &Cli) -> Result<()> {
