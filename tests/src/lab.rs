@@ -1,0 +1,203 @@
+//! The lab of `scripts/topology`, up as long as the value lives.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::clock::Moment;
+use crate::frame::Mac;
+use crate::namespace::Namespace;
+use crate::programs::{programs, root};
+use crate::status::Status;
+use crate::wait::wait_until;
+
+/// The IPv4 VIP.
+pub const VIP4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
+/// The IPv6 VIP.
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 0x53);
+/// The VIPs.
+pub const VIPS: [IpAddr; 2] = [IpAddr::V4(VIP4), IpAddr::V6(VIP6)];
+
+/// Name of the tests' lab, which stands beside one that somebody has up for himself.
+const NAME: &str = "vdtest";
+/// How many buckets there are.
+pub const BUCKETS: u32 = 4096;
+
+/// What kind of lab.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many nodes.
+    pub nodes: u8,
+    /// `unicast` or `multicast`.
+    pub mac: &'static str,
+    /// `direct` or `tap`.
+    pub egress: &'static str,
+    /// How long a returning node waits for its buckets, seconds.
+    pub hold_s: u32,
+    /// Whether vipdp runs on the nodes.
+    pub has_vipdp: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { nodes: 4, mac: "unicast", egress: "direct", hold_s: 1, has_vipdp: true }
+    }
+}
+
+/// A lab that is up. There is one at a time on a machine: another waits.
+#[derive(Debug)]
+pub struct Lab {
+    nodes: u8,
+    since: Instant,
+    // Last, so that the next lab comes when this one is down.
+    _turn: Flock<File>,
+}
+
+impl Lab {
+    /// Makes a lab, and waits until its nodes share all buckets evenly.
+    #[track_caller]
+    pub fn up(options: &Options) -> Self {
+        programs();
+        let file = File::create("/run/vipdp-tests.lock").expect("root may write to /run");
+        let turn = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
+        let since = Instant::now();
+        let lab = Self { nodes: options.nodes, since, _turn: turn.expect("flock") };
+        // What a killed test left.
+        lab.topology("down");
+        let Options { nodes, mac, egress, hold_s, has_vipdp } = options;
+        let bare = if *has_vipdp { "" } else { "--no-vipdp" };
+        lab.topology(&format!(
+            "up --mode shared-mac --nodes {nodes} --mac {mac} --egress {egress} --hold {hold_s} {bare}"
+        ));
+        lab.say("up");
+        lab
+    }
+
+    /// The nodes' names: `n1`, `n2` and so on; the slot of `n1` is 0.
+    pub fn nodes(&self) -> impl Iterator<Item = String> {
+        (1..=self.nodes).map(|number| format!("n{number}"))
+    }
+
+    /// One of the namespaces: `client`, `router`, `sw`, or a node.
+    pub fn namespace(&self, name: &str) -> Namespace {
+        Namespace::new(format!("{NAME}-{name}"))
+    }
+
+    /// Where files of the node are.
+    pub fn directory(&self, node: &str) -> PathBuf {
+        Path::new("/run").join(format!("vipdp-lab-{NAME}")).join(node)
+    }
+
+    /// The node's configuration.
+    pub fn config(&self, node: &str) -> PathBuf {
+        self.directory(node).join("node.toml")
+    }
+
+    /// Runs `scripts/topology` with arguments split at white space; panics unless it succeeds.
+    #[track_caller]
+    pub fn topology(&self, arguments: &str) -> String {
+        let output = Command::new(root().join("scripts/topology"))
+            .args(arguments.split_whitespace())
+            .env("VIPDP_LAB", NAME)
+            .env("VIPDP", &programs().vipdp)
+            .output()
+            .expect("scripts/topology runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, error) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "topology {arguments}: {error}{out}");
+        out
+    }
+
+    /// The MAC address of an interface.
+    #[track_caller]
+    pub fn mac(&self, namespace: &str, interface: &str) -> Mac {
+        let said = self.namespace(namespace).run(&format!("ip -o link show {interface}"));
+        let mac = said.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next());
+        mac.and_then(|mac| mac.parse().ok()).unwrap_or_else(|| panic!("no MAC address: {said}"))
+    }
+
+    /// Sends SIGKILL to the node's vipdp; returns when that was.
+    #[track_caller]
+    pub fn kill(&self, node: &str) -> Moment {
+        let pid = self.pid(node);
+        let moment = Moment::now();
+        kill(pid, Signal::SIGKILL).expect("it runs");
+        // Bookkeeping: forgets the process.
+        self.topology(&format!("kill {node}"));
+        moment
+    }
+
+    /// The node's vipdp.
+    #[track_caller]
+    pub fn pid(&self, node: &str) -> Pid {
+        let record = self.directory(node).join("vipdp.pid");
+        let text = std::fs::read_to_string(&record).expect("vipdp runs on the node");
+        let pid = text.split_whitespace().next().and_then(|pid| pid.parse().ok());
+        Pid::from_raw(pid.unwrap_or_else(|| panic!("{}: {text:?}", record.display())))
+    }
+
+    /// What the node's vipdp says of itself; `None` if it does not answer.
+    pub fn try_status(&self, node: &str) -> Option<Status> {
+        crate::vipdp::status(&self.config(node))
+    }
+
+    /// What the node's vipdp says of itself.
+    #[track_caller]
+    pub fn status(&self, node: &str) -> Status {
+        self.try_status(node).unwrap_or_else(|| panic!("vipdp on {node} tells no status"))
+    }
+
+    /// Whether the named nodes, and no others, own all buckets, evenly, and agree about it.
+    pub fn is_shared_by(&self, nodes: &[&str]) -> bool {
+        let statuses: Vec<_> = nodes.iter().filter_map(|node| self.try_status(node)).collect();
+        let part = BUCKETS / nodes.len() as u32;
+        statuses.len() == nodes.len()
+            && statuses.iter().map(|status| status.buckets.owned).sum::<u32>() == BUCKETS
+            && statuses.iter().all(|status| {
+                let Status { buckets, .. } = status;
+                buckets.unowned == 0
+                    && buckets.owned.abs_diff(part) <= part / 25
+                    && buckets.owners == statuses[0].buckets.owners
+            })
+    }
+
+    /// Waits until the named nodes share all buckets evenly; see [`is_shared_by`](Self::is_shared_by).
+    #[track_caller]
+    pub fn wait_shared_by(&self, nodes: &[&str], limit: Duration) {
+        wait_until(limit, &format!("{nodes:?} share all buckets"), || self.is_shared_by(nodes));
+    }
+
+    /// Prints a line with the time since the lab was asked for.
+    pub fn say(&self, line: &str) {
+        eprintln!("[{:6.2} s] {line}", self.since.elapsed().as_secs_f64());
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for node in self.nodes() {
+                let log = self.directory(&node).join("vipdp.log");
+                let text = std::fs::read_to_string(log).unwrap_or_default();
+                let lines: Vec<_> = text.lines().collect();
+                let last = &lines[lines.len().saturating_sub(25)..];
+                eprintln!("--- vipdp on {node}\n{}", last.join("\n"));
+            }
+        }
+        self.say("going down");
+        let down = Command::new(root().join("scripts/topology"))
+            .arg("down")
+            .env("VIPDP_LAB", NAME)
+            .output();
+        // A second panic would abort the tests; the next lab goes down first, too.
+        if !down.is_ok_and(|down| down.status.success()) {
+            eprintln!("the lab does not go down");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What `vipdp status --json` prints, as far as the tests look at it.
+//!
+//! Defined here once more, and not taken from vipdp: its users' programs know the names in JSON,
+//! not the Rust types.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// A node's status.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// The number of the format.
+    pub format: u32,
+    /// The node itself.
+    pub node: Node,
+    /// All members.
+    pub members: Vec<Member>,
+    /// Who owns what.
+    pub buckets: Buckets,
+    /// The VIPs.
+    pub vips: Vec<String>,
+    /// The NIC.
+    pub interface: Interface,
+    /// The workers.
+    pub workers: Vec<Worker>,
+    /// Heartbeats.
+    pub heartbeats: Heartbeats,
+}
+
+/// The node that answers.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its slot.
+    pub slot: u8,
+    /// `listen`, `active`, `fenced`, `draining`.
+    pub state: String,
+    /// Whether it takes buckets.
+    pub willing: bool,
+    /// What is left of its lease, milliseconds.
+    pub lease_ms_left: u64,
+}
+
+/// A member.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Member {
+    /// Its slot.
+    pub slot: u8,
+    /// `self`, `alive`, `relayed`, `dead`, `unseen`.
+    pub state: String,
+    /// How many buckets it owns.
+    pub buckets: u32,
+}
+
+/// Who owns what.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Buckets {
+    /// How many the node owns.
+    pub owned: u32,
+    /// How many nobody owns.
+    pub unowned: u32,
+    /// The slot of each bucket's owner.
+    pub owners: Vec<Option<u8>>,
+}
+
+/// The NIC.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Interface {
+    /// Its own MAC address.
+    pub mac: String,
+    /// What the IPv4 VIPs resolve to.
+    pub shared_mac_v4: String,
+    /// What the IPv6 VIPs resolve to.
+    pub shared_mac_v6: String,
+    /// The host's side of the hand-off.
+    pub tap: String,
+}
+
+/// A worker.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Worker {
+    /// Frames received.
+    pub rx: u64,
+    /// Frames transmitted.
+    pub tx: u64,
+    /// Verdicts by name.
+    pub verdicts: BTreeMap<String, u64>,
+    /// Drops by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// The kernel's counts.
+    pub kernel: BTreeMap<String, u64>,
+}
+
+/// Heartbeats.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Heartbeats {
+    /// Accepted.
+    pub received: u64,
+    /// Rejected, by reason.
+    pub rejected: BTreeMap<String, u64>,
+}
+
+impl Status {
+    /// Frames that all workers received.
+    pub fn rx(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.rx).sum()
+    }
+
+    /// Frames that all workers dropped for `reason`.
+    #[track_caller]
+    pub fn drops(&self, reason: &str) -> u64 {
+        let of = |worker: &Worker| {
+            *worker.drops.get(reason).unwrap_or_else(|| panic!("no such reason: {reason}"))
+        };
+        self.workers.iter().map(of).sum()
+    }
+
+    /// The kernel's own count `name` of all workers' sockets.
+    #[track_caller]
+    pub fn kernel(&self, name: &str) -> u64 {
+        let of = |worker: &Worker| {
+            *worker.kernel.get(name).unwrap_or_else(|| panic!("no such count: {name}"))
+        };
+        self.workers.iter().map(of).sum()
+    }
+
+    /// Heartbeats that were rejected for `reason`.
+    #[track_caller]
+    pub fn rejected(&self, reason: &str) -> u64 {
+        let count = self.heartbeats.rejected.get(reason);
+        *count.unwrap_or_else(|| panic!("no such reason: {reason}"))
+    }
+}
