@@ -93,6 +93,8 @@ pub struct Host {
     pub claims: u64,
     deadline: u64,
     table: Holdings,
+    /// How many buckets it owns, of `table`.
+    owned: usize,
     pub lease_until: u64,
     /// Whether its table counts: the lease has not ended.
     valid: bool,
@@ -208,6 +210,7 @@ impl Network {
             claims: 0,
             deadline: self.now,
             table: Holdings::none(),
+            owned: 0,
             lease_until: 0,
             valid: false,
             paused: None,
@@ -293,7 +296,7 @@ impl Network {
     /// How many buckets each node owns.
     pub fn loads(&self) -> Vec<usize> {
         let load = |host: &Option<Host>| {
-            host.as_ref().filter(|host| host.valid).map_or(0, |host| host.table.owned())
+            host.as_ref().filter(|host| host.valid).map_or(0, |host| host.owned)
         };
         self.hosts.iter().map(load).collect()
     }
@@ -407,12 +410,16 @@ impl Network {
         }
         let host = self.hosts[number].as_mut().expect("the node runs");
         let (before, was_valid) = (std::mem::replace(&mut host.table, table.clone()), host.valid);
+        let same = was_valid && before == *table;
+        if !same {
+            host.owned = table.owned();
+        }
         host.valid = true;
         if host.lease_until != lease_until {
             host.lease_until = lease_until;
             self.push(lease_until, Event::LeaseEnd { node: number, at: lease_until });
         }
-        if was_valid && before == *table {
+        if same {
             return;
         }
         for bucket in Bucket::all() {

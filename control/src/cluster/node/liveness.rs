@@ -6,6 +6,7 @@ use vipdp_core::slot::{SLOTS, Slot};
 
 use super::{Node, Output};
 use crate::cluster::config::SlotSet;
+use crate::cluster::wire::NodeFlags;
 
 impl Node {
     /// Buries those of whom nothing new was known for D, and forgets sessions that never joined.
@@ -53,10 +54,15 @@ impl Node {
 
     /// Finds the clique: live nodes of which each hears each other, chosen greedily, those first
     /// who are in most mutual pairs, then the lowest slot. Of equals this node comes last if one of
-    /// them takes it for dead, for then it is in no clique of theirs.
+    /// them takes it for dead, for then it is in no clique of theirs. Nodes that listen or are
+    /// fenced own nothing, so they keep nobody out.
     pub(super) fn update_clique(&mut self) {
         let mut rows = [SlotSet::EMPTY; SLOTS];
-        let mut live: SlotSet = self.others().filter(|&slot| self.peer(slot).alive).collect();
+        let owns = |flags: NodeFlags| {
+            !flags.contains(NodeFlags::LISTEN) && !flags.contains(NodeFlags::FENCED)
+        };
+        let lives = |&slot: &Slot| self.peer(slot).alive && owns(self.peer(slot).flags);
+        let mut live: SlotSet = self.others().filter(lives).collect();
         for slot in live.iter() {
             rows[slot.index()] = self.peer(slot).hears;
             if !self.peer(slot).knows_me {

@@ -70,8 +70,8 @@ impl Node {
         !self.claimed.is_empty()
     }
 
-    /// Owner -> Idle: the target claims the bucket, or one with a newer configuration does; where
-    /// there is nobody to hand it to, one in the clique that comes before this node.
+    /// Owner -> Idle: one that comes before this node claims the bucket, or one with a newer
+    /// configuration does.
     fn yield_to_claims(&mut self, out: &mut Vec<Output>) {
         let mut lost = BucketSet::EMPTY;
         let mine = self.config.id();
@@ -80,9 +80,11 @@ impl Node {
             let mut both = peer.claims.clone();
             both.retain_all(&self.owned);
             for bucket in both.iter().filter(|&bucket| self.knows_and_claims(slot, bucket)) {
-                let comes_first = match self.targets.of(bucket) {
-                    Some((target, Tier::Eligible)) => target == slot,
-                    _ => self.clique.contains(slot) && self.comes_before_me(bucket, slot),
+                // Two that hear each other find the same, whatever cliques they are in.
+                let comes_first = if self.mutual(slot) {
+                    self.comes_before_me(bucket, slot)
+                } else {
+                    self.targets.of(bucket).is_some_and(|(target, _)| target == slot)
                 };
                 if peer.config > mine || comes_first {
                     lost.insert(bucket);
@@ -146,7 +148,7 @@ impl Node {
         self.orphans = BucketSet::EMPTY;
         for bucket in unclaimed.iter() {
             let since = self.unclaimed_since[bucket.index()];
-            let Some((_, rank)) = self.preference_key(bucket, self.me) else { continue };
+            let (_, Some(_), rank) = self.preference_key(bucket, self.me) else { continue };
             if self.now >= since + wait + step * rank as u64 {
                 self.orphans.insert(bucket);
             }
@@ -249,11 +251,7 @@ impl Node {
 
     /// Whether `slot` may own `bucket` with more reason than this node.
     fn comes_before_me(&self, bucket: Bucket, slot: Slot) -> bool {
-        let theirs = self.preference_key(bucket, slot);
-        // A node without a key may not own it at all.
-        theirs.is_some_and(|theirs| {
-            self.preference_key(bucket, self.me).is_none_or(|mine| theirs < mine)
-        })
+        self.preference_key(bucket, slot) < self.preference_key(bucket, self.me)
     }
 
     /// Any -> Owner.

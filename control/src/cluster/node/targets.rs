@@ -127,11 +127,12 @@ impl Node {
         best
     }
 
-    /// What orders nodes for `bucket`: the less, the better. `None` for one that may not own it.
-    pub(super) fn preference_key(&self, bucket: Bucket, slot: Slot) -> Option<(Tier, usize)> {
+    /// What orders members for `bucket`: the less, the better. Those that may not own it come last.
+    pub(super) fn preference_key(&self, bucket: Bucket, slot: Slot) -> (bool, Option<Tier>, usize) {
         let assignment = self.config.assignment();
-        let tier = self.standing(slot).tier(|| assignment.share_threshold(bucket, slot))?;
-        Some((tier, assignment.rank(bucket, slot)?))
+        let tier = self.standing(slot).tier(|| assignment.share_threshold(bucket, slot));
+        let rank = assignment.rank(bucket, slot).unwrap_or(SLOTS);
+        (tier.is_none(), tier, rank)
     }
 
     fn standing(&self, slot: Slot) -> Standing {
