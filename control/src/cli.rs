@@ -49,6 +49,8 @@ pub enum Command {
     Drain(NodeArgs),
     /// Make the running node take its buckets again.
     Undrain(NodeArgs),
+    /// Make the running node read its configuration anew: members, weights, keys.
+    Reload(NodeArgs),
     /// Put back what a killed vipdp left changed on this host.
     Cleanup,
     /// Make a key file with new secrets, for all nodes of a cluster.
@@ -129,7 +131,18 @@ pub fn status(
 /// # Errors
 /// If the node does not answer, or refuses.
 pub fn drain(config: &Path, node: &NodeArgs, on: bool) -> anyhow::Result<()> {
-    let request = if on { Request::Drain {} } else { Request::Undrain {} };
+    order(config, node, if on { Request::Drain {} } else { Request::Undrain {} })
+}
+
+/// `vipdp reload`.
+///
+/// # Errors
+/// If the node does not answer, or refuses the new configuration.
+pub fn reload(config: &Path, node: &NodeArgs) -> anyhow::Result<()> {
+    order(config, node, Request::Reload {})
+}
+
+fn order(config: &Path, node: &NodeArgs, request: Request) -> anyhow::Result<()> {
     match ask(config, node, request)? {
         Response::Done => Ok(()),
         other => bail!("the node answered {request:?} with {other:?}"),

@@ -28,6 +28,7 @@ fn execute(cli: &Cli) -> Result<()> {
         }
         Some(Command::Drain(node)) => cli::drain(&cli.config, node, true),
         Some(Command::Undrain(node)) => cli::drain(&cli.config, node, false),
+        Some(Command::Reload(node)) => cli::reload(&cli.config, node),
         Some(Command::Cleanup) => cleanup(cli),
         Some(Command::Keygen { file, id }) => cli::keygen(file, *id),
     }
@@ -52,7 +53,7 @@ fn run(cli: &Cli) -> Result<()> {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    runtime::run(&config)
+    runtime::run(&cli.config, &config)
 }
 
 fn cleanup(cli: &Cli) -> Result<()> {

@@ -68,9 +68,12 @@ pub struct NodeStatus {
     pub mode: String,
     /// The cluster's id.
     pub cluster_id: u16,
-    /// The generation of the cluster's file.
+    /// The generation of the cluster's file that the node goes by.
     pub generation: u32,
-    /// The hash of what all nodes must agree on, 16 hexadecimal digits.
+    /// The generation that it has staged, to go by once all live members have it.
+    #[serde(default)]
+    pub staged_generation: Option<u32>,
+    /// The hash of what all nodes must agree on: the first 8 of the digits that `vipdp check` shows.
     pub config_hash: String,
 }
 

@@ -45,6 +45,10 @@ impl AdminHandler for Node {
         *drained = on;
         Ok(())
     }
+
+    fn reload(&self) -> Result<(), Refusal> {
+        Err(Refusal("cluster.toml:2: generation: found 1".into()))
+    }
 }
 
 struct Socket {
@@ -131,8 +135,10 @@ fn the_command_line_gets_what_it_asks_for() {
     assert_eq!(refused, "the node refuses: the drain is already on");
     cli::drain(config, &node, false).unwrap();
     assert!(!*socket.node.drained.lock().unwrap());
+    let refused = cli::reload(config, &node).unwrap_err().to_string();
+    assert_eq!(refused, "the node refuses: cluster.toml:2: generation: found 1");
     let counts = socket.counts();
-    assert_eq!((counts.connections, counts.answered, counts.refused), (5, 4, 1));
+    assert_eq!((counts.connections, counts.answered, counts.refused), (6, 4, 2));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! {"command":"status"}     -> {"result":"status","status":{...}}       crate::status::Status
 //! {"command":"drain"}      -> {"result":"done"}
 //! {"command":"undrain"}    -> {"result":"done"}
+//! {"command":"reload"}     -> {"result":"done"}
 //! anything else            -> {"result":"error","kind":"malformed","message":"..."}
 //! ```
 //!
@@ -40,6 +41,12 @@ pub trait AdminHandler: Send + Sync {
     /// # Errors
     /// If the node does not take the order.
     fn drain(&self, on: bool) -> Result<(), Refusal>;
+
+    /// Reads the configuration anew and stages it.
+    ///
+    /// # Errors
+    /// If it is wrong, or changes what takes a restart; the one that runs stays.
+    fn reload(&self) -> Result<(), Refusal>;
 }
 
 /// Why a node did not do what was asked of it. Shown to the operator.
@@ -58,6 +65,8 @@ pub enum Request {
     Drain {},
     /// Take part again.
     Undrain {},
+    /// Read the configuration anew.
+    Reload {},
 }
 
 /// A node's answer.

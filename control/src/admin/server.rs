@@ -427,6 +427,7 @@ impl Server {
             }),
             Request::Drain {} => self.handler.drain(true).map(done),
             Request::Undrain {} => self.handler.drain(false).map(done),
+            Request::Reload {} => self.handler.reload().map(done),
         };
         count(if result.is_ok() { &self.counters.answered } else { &self.counters.refused });
         result.unwrap_or_else(|refusal| Response::Error {

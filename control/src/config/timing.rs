@@ -26,6 +26,11 @@ pub struct TimingConfig {
 }
 
 impl TimingConfig {
+    /// Whether heartbeats are so fast that the control thread needs real-time scheduling.
+    pub fn wants_realtime(&self) -> bool {
+        self.heartbeat < Duration::from_millis(FAST_MS)
+    }
+
     /// D: how long after its last heartbeat a node counts as down.
     pub fn detection(&self) -> Duration {
         self.heartbeat * u32::from(self.multiplier)

@@ -26,6 +26,7 @@ use vipdp_io::neighbor::EgressTable;
 use super::clock::monotonic_ns;
 use super::mailbox::{Letter, Letters};
 use super::overlap::Overlap;
+use super::reload::Reload;
 use super::transport::{Received, Transport};
 use super::workers::{Progress, WorkerThreads};
 use crate::cluster::auth::{self, Keyring, OpenError};
@@ -272,6 +273,14 @@ impl Control {
                 Letter::Drain(on, answer) => {
                     info!(on, "drain");
                     self.step(turn, monotonic_ns(), Input::Drain(on));
+                    let _ = answer.send(());
+                }
+                Letter::Reload(reload, answer) => {
+                    let Reload { cluster, keyring, route } = *reload;
+                    info!(generation = cluster.id().generation, "staging a configuration");
+                    self.keyring = keyring;
+                    self.transport.set_route(route);
+                    self.step(turn, monotonic_ns(), Input::Config(cluster));
                     let _ = answer.send(());
                 }
                 Letter::Stop => {

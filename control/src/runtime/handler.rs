@@ -1,6 +1,9 @@
 //! What the admin socket is told of the running node.
 
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
+
+use arc_swap::ArcSwap;
 
 use vipdp_core::bucket::BUCKETS;
 use vipdp_core::counters::{Count, WorkerCounters};
@@ -14,6 +17,7 @@ use vipdp_io::xdp::AttachMode;
 use super::clock::monotonic_ns;
 use super::control::{ControlView, HeartbeatCounts};
 use super::mailbox::{Mailbox, NoAnswer};
+use super::reload::Reload;
 use super::workers::{WorkerThread, WorkerThreads};
 use crate::admin::{AdminHandler, Refusal};
 use crate::cluster::auth::OpenError;
@@ -27,8 +31,10 @@ use crate::status::{
 
 /// What does not change while the node runs, and where the rest is.
 pub struct Facts {
-    /// The configuration.
-    pub config: Config,
+    /// The node's file.
+    pub path: PathBuf,
+    /// The newest configuration that was staged.
+    pub config: ArcSwap<Config>,
     /// The NIC.
     pub link: Link,
     /// How many receive queues it has.
@@ -66,13 +72,14 @@ impl AdminHandler for Handler {
     fn status(&self) -> Result<Status, Refusal> {
         let control = self.facts.mailbox.view()?;
         let now_ns = monotonic_ns();
+        let config = self.facts.config.load();
         Ok(Status {
             format: FORMAT,
-            node: self.node(&control.view, now_ns),
-            members: self.members(&control.view),
-            buckets: buckets(&control.view, self.facts.config.node.slot.get()),
-            vips: self.facts.config.cluster.vips.clone(),
-            interface: self.interface(),
+            node: self.node(&config, &control.view, now_ns),
+            members: members(&config, &control.view),
+            buckets: buckets(&control.view, config.node.slot.get()),
+            vips: config.cluster.vips.clone(),
+            interface: self.interface(&config),
             workers: self.facts.workers.iter().map(worker).collect(),
             flows: self.flows(now_ns),
             heartbeats: heartbeats(&control),
@@ -87,13 +94,23 @@ impl AdminHandler for Handler {
     fn drain(&self, on: bool) -> Result<(), Refusal> {
         Ok(self.facts.mailbox.drain(on)?)
     }
+
+    fn reload(&self) -> Result<(), Refusal> {
+        let refused = |error: anyhow::Error| Refusal(format!("{error:#}"));
+        let new = Config::load(&self.facts.path).map_err(|error| refused(error.into()))?;
+        let running = self.facts.config.load();
+        let reload = Reload::new(&running, &new).map_err(refused)?;
+        self.facts.mailbox.reload(reload)?;
+        self.facts.config.store(Arc::new(new));
+        Ok(())
+    }
 }
 
 impl Handler {
-    fn node(&self, view: &View, now_ns: u64) -> NodeStatus {
-        let Config { node, cluster, cluster_hash, .. } = &self.facts.config;
+    fn node(&self, config: &Config, view: &View, now_ns: u64) -> NodeStatus {
+        let Config { node, cluster, .. } = config;
         NodeStatus {
-            name: self.facts.config.own_member().name.clone(),
+            name: config.own_member().name.clone(),
             slot: node.slot.get(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: ms(now_ns - self.started_ns),
@@ -107,38 +124,14 @@ impl Handler {
             lease_ms_left: ms(view.lease_until_ns.saturating_sub(now_ns)),
             mode: cluster.mode.label().to_owned(),
             cluster_id: cluster.id,
-            generation: cluster.generation,
-            config_hash: format!("{cluster_hash:016x}"),
+            generation: view.config.generation,
+            config_hash: format!("{:08x}", view.config.hash),
+            staged_generation: view.staged,
         }
     }
 
-    fn members(&self, view: &View) -> Vec<MemberStatus> {
-        let configured = &self.facts.config.cluster.members;
-        let member = |seen: &MemberView| {
-            let configured = configured.iter().find(|member| member.slot == seen.slot)?;
-            Some(MemberStatus {
-                slot: seen.slot.get(),
-                name: configured.name.clone(),
-                state: match seen.life {
-                    Life::Own => MemberState::Own,
-                    Life::Heard => MemberState::Alive,
-                    Life::Relayed => MemberState::Relayed,
-                    Life::Dead => MemberState::Dead,
-                    Life::NeverHeard => MemberState::Unseen,
-                },
-                share: seen.share,
-                buckets: view.owners.iter().filter(|&&owner| owner == Some(seen.slot)).count()
-                    as u32,
-                address: configured.address,
-                mac: seen.mac.map(|mac| mac.to_string()),
-                last_heard_ms: seen.heard_ago_ns.map(ms),
-            })
-        };
-        view.members.iter().filter_map(member).collect()
-    }
-
-    fn interface(&self) -> InterfaceStatus {
-        let Facts { config, link, queues, xdp_mode, .. } = &self.facts;
+    fn interface(&self, config: &Config) -> InterfaceStatus {
+        let Facts { link, queues, xdp_mode, .. } = &self.facts;
         let crate::config::IngressMode::SharedMac(shared_mac) = config.cluster.mode;
         InterfaceStatus {
             name: link.name.clone(),
@@ -167,6 +160,31 @@ impl Handler {
                 .collect(),
         }
     }
+}
+
+/// The members that are in the newest configuration, as the protocol sees them.
+fn members(config: &Config, view: &View) -> Vec<MemberStatus> {
+    let configured = &config.cluster.members;
+    let member = |seen: &MemberView| {
+        let configured = configured.iter().find(|member| member.slot == seen.slot)?;
+        Some(MemberStatus {
+            slot: seen.slot.get(),
+            name: configured.name.clone(),
+            state: match seen.life {
+                Life::Own => MemberState::Own,
+                Life::Heard => MemberState::Alive,
+                Life::Relayed => MemberState::Relayed,
+                Life::Dead => MemberState::Dead,
+                Life::NeverHeard => MemberState::Unseen,
+            },
+            share: seen.share,
+            buckets: view.owners.iter().filter(|&&owner| owner == Some(seen.slot)).count() as u32,
+            address: configured.address,
+            mac: seen.mac.map(|mac| mac.to_string()),
+            last_heard_ms: seen.heard_ago_ns.map(ms),
+        })
+    };
+    view.members.iter().filter_map(member).collect()
 }
 
 const fn ms(ns: u64) -> u64 {

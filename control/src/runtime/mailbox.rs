@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::control::ControlView;
+use super::reload::Reload;
 
 /// How long to wait for the control thread's answer: several times its longest sleep.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -23,6 +24,8 @@ pub enum Letter {
     View(SyncSender<ControlView>),
     /// Start or end the drain; answered when the order is taken.
     Drain(bool, SyncSender<()>),
+    /// Stage a new configuration; answered when it is.
+    Reload(Box<Reload>, SyncSender<()>),
     /// Hand everything over, then end.
     Stop,
 }
@@ -73,6 +76,14 @@ impl Mailbox {
     /// [`NoAnswer`].
     pub fn drain(&self, on: bool) -> Result<(), NoAnswer> {
         self.ask(|answer| Letter::Drain(on, answer))
+    }
+
+    /// Has a new configuration staged.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub fn reload(&self, reload: Reload) -> Result<(), NoAnswer> {
+        self.ask(|answer| Letter::Reload(Box::new(reload), answer))
     }
 
     /// Has the control thread hand everything over and end.

@@ -14,15 +14,18 @@ mod handler;
 mod mailbox;
 mod overlap;
 pub(crate) mod random;
+mod reload;
 mod transport;
 mod workers;
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use arc_swap::ArcSwap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
@@ -30,8 +33,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{error, info};
 use vipdp_core::slot::SLOTS;
 use vipdp_core::snapshot::Publisher;
+use vipdp_io::realtime;
 
-use crate::admin::{AdminServer, Limits};
+use crate::admin::{AdminHandler, AdminServer, Limits};
 use crate::cluster::auth::{KeyId, Keyring};
 use crate::cluster::config::{ClusterConfig, ConfigId, Member, Parameters, Partition, Timing};
 use crate::cluster::node::Node;
@@ -47,26 +51,34 @@ use transport::{Route, Transport};
 /// it: longer than it takes to hand everything over.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// Runs the node until SIGTERM or SIGINT.
+/// Runs the node whose file is at `path` until SIGTERM or SIGINT; SIGHUP reloads the file.
 ///
 /// # Errors
 /// When it cannot start, or a part of it fails. The host is as it was before in either case.
-pub fn run(config: &Config) -> Result<()> {
+pub fn run(path: &Path, config: &Config) -> Result<()> {
     // Before any thread starts, so that all inherit the mask and only the descriptor tells.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGHUP);
     signals.thread_block().context("cannot block signals")?;
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
     let signals = SignalFd::with_flags(&signals, flags).context("no descriptor for signals")?;
 
     let cluster = Arc::new(cluster_config(config)?);
     let keyring = keyring(config)?;
+    let realtime = config.cluster.timing.wants_realtime();
+    if realtime {
+        realtime::lock_memory().context("heartbeats this fast need memory that stays in RAM")?;
+        check_realtime()?;
+    }
     let dataplane = DataPlane::start(config)?;
     let DataPlane { workers, program, host, membership, link, shared, service, egress, queues } =
         dataplane;
     let workers = Arc::new(workers);
-    let transport = open_transport(config).context("cannot open the heartbeats' socket")?;
+    let transport = route(config)
+        .and_then(|route| Ok(Transport::open(route)?))
+        .context("cannot open the heartbeats' socket")?;
     let (mailbox, letters) = mailbox::mailbox().context("no descriptor for the control thread")?;
     let timing = cluster.timing();
     let node = Node::new(
@@ -89,20 +101,22 @@ pub fn run(config: &Config) -> Result<()> {
         letters,
         timing,
     };
-    let handler = Handler::new(handler::Facts {
-        config: config.clone(),
+    let handler = Arc::new(Handler::new(handler::Facts {
+        path: path.to_owned(),
+        config: ArcSwap::from_pointee(config.clone()),
         link,
         queues,
         xdp_mode: program.attach_mode(),
         shared: shared.clone(),
         workers: Arc::clone(&workers),
         mailbox: mailbox.clone(),
-    });
-    let admin = AdminServer::start(&config.node.admin, Limits::default(), Arc::new(handler))?;
+    }));
+    let admin =
+        AdminServer::start(&config.node.admin, Limits::default(), Arc::clone(&handler) as _)?;
     let ended = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)
         .context("no descriptor for the control thread")?;
     let ended = Arc::new(ended);
-    let thread = spawn_control(control, Arc::clone(&ended))?;
+    let thread = spawn_control(control, Arc::clone(&ended), realtime)?;
     info!(
         interface = config.node.interface.as_str(),
         queues,
@@ -110,8 +124,9 @@ pub fn run(config: &Config) -> Result<()> {
         "running"
     );
 
-    let outcome = wait(&signals, &ended, &mailbox, thread);
+    let outcome = wait(&signals, &ended, &mailbox, &handler, thread);
     drop(admin);
+    drop(handler);
     drop(workers);
     drop(program);
     drop(membership);
@@ -120,11 +135,12 @@ pub fn run(config: &Config) -> Result<()> {
     outcome.and(restored.map(drop))
 }
 
-/// Waits for a signal, then for the control thread to end.
+/// Waits for a signal to end, then for the control thread to do so.
 fn wait(
     signals: &SignalFd,
     ended: &EventFd,
     mailbox: &Mailbox,
+    handler: &Handler,
     control: JoinHandle<Result<()>>,
 ) -> Result<()> {
     let mut stop_by = None;
@@ -151,9 +167,13 @@ fn wait(
                 Err(_) => Err(anyhow!("the control thread ended in a panic")),
             };
         }
-        if let Ok(Some(signal)) = signals.read_signal()
-            && stop_by.is_none()
-        {
+        let Ok(Some(signal)) = signals.read_signal() else { continue };
+        if signal.ssi_signo == Signal::SIGHUP as u32 {
+            match handler.reload() {
+                Ok(()) => info!("the new configuration is staged"),
+                Err(refusal) => error!(%refusal, "the configuration that runs stays"),
+            }
+        } else if stop_by.is_none() {
             info!(signal = signal.ssi_signo, "handing over, then ending");
             stop_by = Some(Instant::now() + STOP_MAX);
             // If it has ended already, the descriptor says so in the next turn.
@@ -173,11 +193,25 @@ impl Drop for RingAtTheEnd {
     }
 }
 
-fn spawn_control(control: Control, ended: Arc<EventFd>) -> Result<JoinHandle<Result<()>>> {
+/// Tries real-time scheduling on a thread of no other use, before anything is touched.
+fn check_realtime() -> Result<()> {
+    std::thread::scope(|scope| scope.spawn(realtime::schedule_fifo).join())
+        .map_err(|_| anyhow!("asking for real-time scheduling ended in a panic"))?
+        .context("heartbeats this fast need real-time scheduling; or take profile = \"default\"")
+}
+
+fn spawn_control(
+    control: Control,
+    ended: Arc<EventFd>,
+    realtime: bool,
+) -> Result<JoinHandle<Result<()>>> {
     std::thread::Builder::new()
         .name("vipdp-control".into())
         .spawn(move || {
             let _ring = RingAtTheEnd(ended);
+            if realtime {
+                realtime::schedule_fifo()?;
+            }
             control.run()
         })
         .context("cannot start the control thread")
@@ -224,10 +258,11 @@ pub fn cluster_config(config: &Config) -> Result<ClusterConfig> {
     Ok(ClusterConfig::new(parameters)?)
 }
 
-fn open_transport(config: &Config) -> Result<Transport> {
+/// Where heartbeats go.
+fn route(config: &Config) -> Result<Route> {
     let heartbeat = &config.cluster.heartbeat;
     let port = heartbeat.port;
-    let route = match heartbeat.transport {
+    Ok(match heartbeat.transport {
         HeartbeatTransport::Multicast(group) => {
             let name = config.node.heartbeat_interface.as_str();
             let link = vipdp_io::link::Link::read(name)?;
@@ -246,6 +281,5 @@ fn open_transport(config: &Config) -> Result<Transport> {
             let own = config.own_member().address.context("this member has no address")?;
             Route::Unicast { own: (own, port).into(), peers }
         }
-    };
-    Ok(Transport::open(route)?)
+    })
 }

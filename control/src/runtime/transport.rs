@@ -86,6 +86,12 @@ impl Transport {
         Ok(Self { socket, route })
     }
 
+    /// Sends elsewhere from now on. The socket stays as it is: a route of another kind, group or
+    /// own address takes another socket.
+    pub fn set_route(&mut self, route: Route) {
+        self.route = route;
+    }
+
     /// Sends to all members.
     ///
     /// # Errors

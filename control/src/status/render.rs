@@ -49,9 +49,13 @@ impl Status {
         writeln!(f, "{name} (slot {slot}): {state}, {willing}, {lease}")?;
         let uptime = duration(node.uptime_ms);
         writeln!(f, "vipdp {}, up {uptime}", node.version)?;
+        let staged = match node.staged_generation {
+            Some(staged) => format!(" ({staged} staged)"),
+            None => String::new(),
+        };
         writeln!(
             f,
-            "cluster {}, mode {}, generation {}, hash {}",
+            "cluster {}, mode {}, generation {}{staged}, hash {}",
             node.cluster_id, node.mode, node.generation, node.config_hash
         )?;
         let vips: Vec<_> = self.vips.iter().map(ToString::to_string).collect();

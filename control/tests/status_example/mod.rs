@@ -67,7 +67,8 @@ pub fn status() -> Status {
             mode: "shared-mac".into(),
             cluster_id: 53,
             generation: 1,
-            config_hash: "00112233445566ff".into(),
+            staged_generation: Some(2),
+            config_hash: "00112233".into(),
         },
         members: vec![
             member(0, MemberState::Own, 2000, None),

@@ -8,5 +8,6 @@ pub mod host;
 pub mod link;
 pub mod membership;
 pub mod neighbor;
+pub mod realtime;
 pub mod tap;
 pub mod xdp;
