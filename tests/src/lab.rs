@@ -128,8 +128,6 @@ impl Lab {
         let pid = self.pid(node);
         let moment = Moment::now();
         kill(pid, Signal::SIGKILL).expect("it runs");
-        // Bookkeeping: forgets the process.
-        self.topology(&format!("kill {node}"));
         moment
     }
 

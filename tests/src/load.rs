@@ -10,6 +10,14 @@ use serde::Deserialize;
 use crate::lab::{Lab, VIP4, VIP6};
 use crate::programs::programs;
 
+/// How many queries may have two answers while buckets move by plan.
+///
+/// From the moment that the new owner has taken a bucket until the old one has heard of it, the new
+/// one sees each query twice: on the segment, and forwarded. It answers both, since the one on the
+/// segment may have come too early. That is a message's way, 20 ms of a load of 2,000 a second at
+/// the most.
+pub const DUPLICATES_OF_A_MOVE_MAX: u64 = 40;
+
 /// A running load on both VIPs.
 #[derive(Debug)]
 pub struct Load {
@@ -104,18 +112,26 @@ impl Report {
     /// Asserts that every query had one answer, both families their half.
     #[track_caller]
     pub fn assert_all_answered_once(&self) {
+        self.assert_all_answered();
         self.assert_no_duplicates();
-        let Totals { sent, answered, lost, .. } = self.totals;
-        assert_eq!((answered, lost), (sent, 0), "lost: {:?}", self.lost.iter().take(5));
+    }
+
+    /// Asserts that every query had an answer, both families their half. While buckets move by
+    /// plan, a few have two: see [`DUPLICATES_OF_A_MOVE_MAX`].
+    #[track_caller]
+    pub fn assert_all_answered(&self) {
+        let Totals { sent, answered, lost, duplicates, .. } = self.totals;
+        assert_eq!((answered, lost), (sent, 0), "{:?}, lost: {:?}", self.totals, self.lost);
+        assert!(duplicates <= DUPLICATES_OF_A_MOVE_MAX, "{duplicates} of {sent} answered twice");
         assert!(sent > 0, "there was no load");
+        let (v4, v6) = (self.families["ipv4"].sent, self.families["ipv6"].sent);
+        assert!(v4.abs_diff(v6) <= 1, "{v4} queries over IPv4, {v6} over IPv6");
     }
 
     /// Asserts that no query had two answers or an error for one.
     #[track_caller]
     pub fn assert_no_duplicates(&self) {
         assert_eq!((self.totals.duplicates, self.totals.failures), (0, 0), "{:?}", self.totals);
-        let (v4, v6) = (self.families["ipv4"].sent, self.families["ipv6"].sent);
-        assert!(v4.abs_diff(v6) <= 1, "{v4} queries over IPv4, {v6} over IPv6");
     }
 
     /// Asserts that the named nodes, and no others, answered, each its equal share within `points`
