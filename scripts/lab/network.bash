@@ -45,6 +45,10 @@ add_link() {
 add_switch() {
     add_namespace sw
     settings "$PREFIX-sw" net.ipv6.conf.{all,default}.disable_ipv6=1
+    # A switch does not look into packets; where br_netfilter is loaded, a bridge drops malformed ones.
+    if [[ -d /proc/sys/net/bridge ]]; then
+        settings "$PREFIX-sw" net.bridge.bridge-nf-call-{ip,ip6,arp}tables=0
+    fi
     ip -n "$PREFIX-sw" link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0
     ip -n "$PREFIX-sw" link set br0 up
 }
