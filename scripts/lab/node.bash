@@ -144,7 +144,7 @@ vipdp_up() {
 # running_nodes: those whose vipdp runs.
 running_nodes() {
     local number
-    for ((number = 1; number <= NODES; number++)); do
+    for ((number = 1; number <= NODES + SPARES; number++)); do
         if is_running "$STATE/n$number/vipdp.pid"; then
             echo "n$number"
         fi

@@ -34,6 +34,8 @@ pub const BUCKETS: u32 = 4096;
 pub struct Options {
     /// How many nodes.
     pub nodes: u8,
+    /// How many hosts more, named and numbered on, that are no members and run no vipdp.
+    pub spares: u8,
     /// `unicast` or `multicast`.
     pub mac: &'static str,
     /// `direct` or `tap`.
@@ -46,7 +48,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 4, mac: "unicast", egress: "direct", hold_s: 1, has_vipdp: true }
+        Self { nodes: 4, spares: 0, mac: "unicast", egress: "direct", hold_s: 1, has_vipdp: true }
     }
 }
 
@@ -54,6 +56,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Lab {
     nodes: u8,
+    spares: u8,
     since: Instant,
     // Last, so that the next lab comes when this one is down.
     _turn: Flock<File>,
@@ -67,21 +70,26 @@ impl Lab {
         let file = File::create("/run/vipdp-tests.lock").expect("root may write to /run");
         let turn = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
         let since = Instant::now();
-        let lab = Self { nodes: options.nodes, since, _turn: turn.expect("flock") };
+        let lab = Self {
+            nodes: options.nodes,
+            spares: options.spares,
+            since,
+            _turn: turn.expect("flock"),
+        };
         // What a killed test left.
         lab.topology("down");
-        let Options { nodes, mac, egress, hold_s, has_vipdp } = options;
+        let Options { nodes, spares, mac, egress, hold_s, has_vipdp } = options;
         let bare = if *has_vipdp { "" } else { "--no-vipdp" };
         lab.topology(&format!(
-            "up --mode shared-mac --nodes {nodes} --mac {mac} --egress {egress} --hold {hold_s} {bare}"
+            "up --mode shared-mac --nodes {nodes} --spares {spares} --mac {mac} --egress {egress} --hold {hold_s} {bare}"
         ));
         lab.say("up");
         lab
     }
 
-    /// The nodes' names: `n1`, `n2` and so on; the slot of `n1` is 0.
+    /// The hosts' names, nodes and then spares: `n1`, `n2` and so on; the slot of `n1` is 0.
     pub fn nodes(&self) -> impl Iterator<Item = String> {
-        (1..=self.nodes).map(|number| format!("n{number}"))
+        (1..=self.nodes + self.spares).map(|number| format!("n{number}"))
     }
 
     /// One of the namespaces: `client`, `router`, `sw`, or a node.
