@@ -358,6 +358,9 @@ fn one_way_cuts_leave_one_owner_each() {
         network.cuts.clone_from(&cuts);
         network.run(4 * SECOND);
         assert!(network.exactly_one_owner(), "{cuts:?}: {:?}", network.loads());
+        network.coverage.reset();
+        network.run(20 * SECOND);
+        assert_eq!(network.coverage.changes, 0, "{cuts:?}: nothing moves while nothing changes");
         network.cuts.clear();
         network.run(12 * SECOND);
         assert!(network.even_over(&[0, 1, 2, 3]), "{cuts:?}: {:?}", network.loads());

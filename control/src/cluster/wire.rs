@@ -27,7 +27,8 @@
 //!  688  512  a heartbeat: the buckets that the sender answers for
 //!            a transfer: the buckets that are handed over
 //!            a candidate: the buckets that the sender would claim
-//!            a join: 64 sessions of 8 bytes, one per slot: whom the sender heard; 0 for none
+//!            a join: 64 numbers of 8 bytes, one per slot: the session and the sequence number of
+//!            the last message that the sender heard from there, added, see `proof`; 0 for none
 //! 1200    n  TLVs
 //! 1200+n 16  HMAC-SHA-256 of all before it, its first 128 bits
 //!
@@ -163,8 +164,8 @@ pub enum Body {
     },
     /// I am new, or think that you are: this proves that I heard you lately.
     Join {
-        /// The session heard from each slot; 0 for none.
-        sessions: [u64; SLOTS],
+        /// The [`proof`] of the last message heard from each slot; 0 for none.
+        heard: [u64; SLOTS],
     },
 }
 
@@ -266,6 +267,12 @@ pub const fn session_tag(session: u64) -> u16 {
     }
 }
 
+/// What proves that a message was heard: its session and its sequence number, added. Nobody can
+/// tell it who has not heard that message or a later one of the session, which is random.
+pub const fn proof(session: u64, seq: u64) -> u64 {
+    session.wrapping_add(seq)
+}
+
 /// Appends numbers to a datagram.
 struct Writer<'a>(&'a mut Vec<u8>);
 
@@ -356,9 +363,9 @@ pub(super) fn emit(message: &Message, key: KeyId, datagram: &mut Vec<u8>) {
         | Body::Candidate { buckets } => {
             writer.bytes(&buckets.to_wire());
         }
-        Body::Join { sessions } => {
-            for &session in sessions {
-                writer.u64(session);
+        Body::Join { heard } => {
+            for &proof in heard {
+                writer.u64(proof);
             }
         }
     }
@@ -449,11 +456,11 @@ fn parse_entries(reader: &mut Reader<'_>) -> Option<([Entry; SLOTS], SlotSet)> {
 fn parse_body(kind: u8, body: &[u8], addressees: SlotSet) -> Result<Body, OpenError> {
     let mut reader = Reader(body);
     if kind == 4 {
-        let mut sessions = [0; SLOTS];
-        for session in &mut sessions {
-            *session = reader.u64().ok_or(OpenError::BadLength)?;
+        let mut heard = [0; SLOTS];
+        for proof in &mut heard {
+            *proof = reader.u64().ok_or(OpenError::BadLength)?;
         }
-        return Ok(Body::Join { sessions });
+        return Ok(Body::Join { heard });
     }
     let buckets = BucketSet::from_wire(&reader.array().ok_or(OpenError::BadLength)?);
     match kind {

@@ -59,16 +59,16 @@ fn entries() -> impl Strategy<Value = Entry> {
 }
 
 fn bodies() -> impl Strategy<Value = Body> {
-    let sessions = (uniform32(any::<u64>()), uniform32(any::<u64>()));
+    let proofs = (uniform32(any::<u64>()), uniform32(any::<u64>()));
     prop_oneof![
         sets().prop_map(|claims| Body::Heartbeat { claims }),
         (slots(), sets()).prop_map(|(to, buckets)| Body::Transfer { to, buckets }),
         sets().prop_map(|buckets| Body::Candidate { buckets }),
-        sessions.prop_map(|(low, high)| {
-            let mut sessions = [0; SLOTS];
-            sessions[..32].copy_from_slice(&low);
-            sessions[32..].copy_from_slice(&high);
-            Body::Join { sessions }
+        proofs.prop_map(|(low, high)| {
+            let mut heard = [0; SLOTS];
+            heard[..32].copy_from_slice(&low);
+            heard[32..].copy_from_slice(&high);
+            Body::Join { heard }
         }),
     ]
 }

@@ -14,7 +14,7 @@ impl Node {
         let (now, detection) = (self.now, self.detection_ns());
         for slot in self.others() {
             let peer = self.peer_mut(slot);
-            peer.pending.take_if(|&mut (_, heard_at)| now >= heard_at + detection);
+            peer.pending.take_if(|pending| now >= pending.heard_at + detection);
             if peer.alive && now >= peer.known_at + detection {
                 self.bury(slot, out);
             }
@@ -46,10 +46,12 @@ impl Node {
         self.peer(slot).hears.contains(self.me) && self.peer(slot).knows_me && self.hears(slot)
     }
 
-    /// Whether `slot` is heard, knows this node's session, and takes it for dead.
+    /// Whether `slot` is heard, and takes this session of this node for dead, though it has had 2h
+    /// to hear it: when a cut is mended, both sides say so at first.
     pub(super) fn takes_me_for_dead(&self, slot: Slot) -> bool {
-        let peer = self.peer(slot);
-        peer.knows_me && !peer.says_alive && self.hears(slot)
+        let patience = 2 * self.timing.heartbeat_ns;
+        let since = self.peer(slot).says_dead_since;
+        since.is_some_and(|since| self.now >= since + patience) && self.hears(slot)
     }
 
     /// Finds the clique: live nodes of which each hears each other, chosen greedily, those first

@@ -130,6 +130,8 @@ pub struct Node {
     jitter: Jitter,
     next_beat: u64,
     last_beat: u64,
+    /// When a heartbeat was last sent, or heard, that asks all for an answer.
+    last_poll: u64,
     /// A heartbeat is due before its time.
     beat_now: bool,
     last_join: u64,
@@ -312,6 +314,7 @@ impl Node {
             jitter: Jitter::new(seed ^ session),
             next_beat: now_ns,
             last_beat: 0,
+            last_poll: 0,
             beat_now: false,
             last_join: 0,
             join_now: false,

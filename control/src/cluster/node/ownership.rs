@@ -80,11 +80,13 @@ impl Node {
             let mut both = peer.claims.clone();
             both.retain_all(&self.owned);
             for bucket in both.iter().filter(|&bucket| self.knows_and_claims(slot, bucket)) {
-                // Two that hear each other find the same, whatever cliques they are in.
+                // Two that hear each other find the same, whatever cliques they are in; one that
+                // does not hear this node will not give way. So never both do.
                 let comes_first = if self.mutual(slot) {
                     self.comes_before_me(bucket, slot)
                 } else {
-                    self.targets.of(bucket).is_some_and(|(target, _)| target == slot)
+                    let target = self.targets.of(bucket);
+                    self.takes_me_for_dead(slot) && target.is_some_and(|(target, _)| target == slot)
                 };
                 if peer.config > mine || comes_first {
                     lost.insert(bucket);
@@ -138,15 +140,22 @@ impl Node {
     }
 
     /// Finds the buckets that nobody has claimed for so long that the views of the others must
-    /// differ from this node's: D + 2h, and 2h more for each that comes before it.
+    /// differ from this node's: D + 2h, and 2h more for each that comes before it. Where this node
+    /// does not hear the one that should own them, or is out of the clique, it cannot tell.
     fn update_orphans(&mut self) {
+        self.orphans = BucketSet::EMPTY;
+        if !self.clique.contains(self.me) {
+            return;
+        }
         let step = 2 * self.timing.heartbeat_ns;
         let wait = self.detection_ns() + step;
         let mut unclaimed = BucketSet::FULL;
         unclaimed.remove_all(&self.claimed);
         unclaimed.remove_all(self.targets.mine());
-        self.orphans = BucketSet::EMPTY;
         for bucket in unclaimed.iter() {
+            if self.targets.of(bucket).is_some_and(|(target, _)| !self.hears(target)) {
+                continue;
+            }
             let since = self.unclaimed_since[bucket.index()];
             let (_, Some(_), rank) = self.preference_key(bucket, self.me) else { continue };
             if self.now >= since + wait + step * rank as u64 {

@@ -17,8 +17,8 @@ pub(super) struct Peer {
     pub(super) session: Option<u64>,
     /// Its sessions that have ended, oldest first.
     retired: Vec<u64>,
-    /// A session that was heard and has not proven itself, and when it was last heard.
-    pub(super) pending: Option<(u64, u64)>,
+    /// A session that was heard and has not proven yet to be a present one.
+    pub(super) pending: Option<Pending>,
 
     /// Highest sequence number heard directly.
     pub(super) heard_seq: u64,
@@ -50,8 +50,8 @@ pub(super) struct Peer {
     pub(super) knows_me: bool,
     /// Whether any of its messages ever did.
     pub(super) knew_me: bool,
-    /// Whether it said, of my session, that it is alive.
-    pub(super) says_alive: bool,
+    /// Since when it says, of my session, that it is dead.
+    pub(super) says_dead_since: Option<u64>,
     /// Whether it said that I went down too often.
     pub(super) suppresses_me: bool,
     /// The highest of my sequence numbers that it heard directly.
@@ -83,6 +83,20 @@ pub(super) struct Peer {
     pub(super) penalty: Penalty,
     /// Whether its differing configuration was reported.
     pub(super) mismatch_reported: bool,
+}
+
+/// A session that was heard and has not proven yet to be a present one: what was heard may be a
+/// repetition, or long under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    pub(super) session: u64,
+    /// Its highest sequence number.
+    pub(super) seq: u64,
+    /// When it was last heard.
+    pub(super) heard_at: u64,
+    /// The first message that I could send after I had first heard it: whoever has heard that one
+    /// or a later one is present.
+    pub(super) challenge: u64,
 }
 
 impl Peer {
@@ -127,7 +141,8 @@ impl Peer {
 
     /// Forgets what the node knew of an earlier session of mine.
     pub(super) fn be_met_anew(&mut self) {
-        (self.knows_me, self.knew_me, self.says_alive) = (false, false, false);
+        self.pending = None;
+        (self.knows_me, self.knew_me, self.says_dead_since) = (false, false, None);
         (self.ack_heard, self.ack_known, self.claims_ack) = (0, 0, 0);
         (self.out_number, self.in_number) = (0, 0);
     }

@@ -4,7 +4,7 @@
 use vipdp_core::bucket::BucketSet;
 use vipdp_core::slot::Slot;
 
-use super::peer::widen;
+use super::peer::{Pending, widen};
 use super::{Alarm, Duplicate, Node, Output};
 use crate::cluster::auth::OpenError;
 use crate::cluster::config::SlotSet;
@@ -31,6 +31,7 @@ impl Node {
         self.hear_body(message, out);
         if header.flags.contains(NodeFlags::POLL) {
             self.beat_now = true;
+            self.last_poll = self.now;
         }
     }
 
@@ -56,34 +57,42 @@ impl Node {
         OpenError::DuplicateSlot
     }
 
-    /// Whether the message is a new one of a session that has proven to be a present one. A join
-    /// that names this node's own session proves it: nobody could name it before this start.
+    /// Whether the message is a new one of a session that has proven to be a present one.
     fn check_session(&mut self, message: &Message, out: &mut Vec<Output>) -> Result<(), OpenError> {
-        let (me, now, own_session) = (self.me, self.now, self.session);
         let Header { slot: from, session, seq, .. } = message.header;
-        let peer = self.peer_mut(from);
+        let peer = self.peer(from);
         if peer.session == Some(session) {
             return if seq > peer.heard_seq { Ok(()) } else { Err(OpenError::Replayed) };
         }
         if peer.is_retired(session) {
             return Err(OpenError::StaleSession);
         }
-        match &message.body {
-            Body::Join { sessions } if sessions[me.index()] == own_session => {
-                self.bury(from, out);
-                self.peer_mut(from).begin(session);
-                // It has still to hear that I heard it, and perhaps that I am a present one too.
-                self.beat_now = true;
-                self.join_now |= message.entries[me.index()].tag != session_tag(own_session);
-                Ok(())
-            }
-            _ => {
-                let known = peer.pending.is_some_and(|(pending, _)| pending == session);
-                peer.pending = Some((session, now));
-                self.join_now |= !known;
-                Err(OpenError::UnprovenSession)
-            }
+        let pending = self.hear_pending(message);
+        let Body::Join { heard } = &message.body else { return Err(OpenError::UnprovenSession) };
+        // It has heard what I said after I had first heard it, so it is there now.
+        let heard_seq = heard[self.me.index()].wrapping_sub(self.session);
+        if !(pending.challenge..=self.seq).contains(&heard_seq) {
+            self.join_now = true;
+            return Err(OpenError::UnprovenSession);
         }
+        self.bury(from, out);
+        self.peer_mut(from).begin(session);
+        self.beat_now = true;
+        Ok(())
+    }
+
+    /// Takes note of a session that has still to prove itself, and asks it to.
+    fn hear_pending(&mut self, message: &Message) -> Pending {
+        let Header { slot: from, session, seq, .. } = message.header;
+        let (heard_at, challenge) = (self.now, self.seq + 1);
+        let known = self.peer(from).pending.filter(|pending| pending.session == session);
+        self.join_now |= known.is_none();
+        let pending = match known {
+            Some(known) => Pending { seq: seq.max(known.seq), heard_at, ..known },
+            None => Pending { session, seq, heard_at, challenge },
+        };
+        self.peer_mut(from).pending = Some(pending);
+        pending
     }
 
     /// What the sender says of itself.
@@ -127,14 +136,17 @@ impl Node {
     fn hear_of_me(&mut self, message: &Message, out: &mut Vec<Output>) {
         let from = message.header.slot;
         let entry = message.entries[self.me.index()];
-        let (tag, seq) = (session_tag(self.session), self.seq);
+        let (tag, seq, now) = (session_tag(self.session), self.seq, self.now);
         let peer = self.peer_mut(from);
         let knew_me = peer.knows_me;
         peer.knows_me = entry.tag == tag;
         if !peer.knows_me {
+            // It asks, or will have to.
+            self.join_now |= matches!(message.body, Body::Join { .. });
+            let peer = self.peer_mut(from);
             // It has not met this start of mine, or has met a later one.
             let superseded = peer.knew_me && entry.tag != 0;
-            peer.says_alive = false;
+            peer.says_dead_since = None;
             peer.suppresses_me = false;
             self.unsettled |= knew_me;
             if superseded {
@@ -146,10 +158,14 @@ impl Node {
         let own = |low| widen(low, seq).filter(|&acked| acked <= seq);
         peer.ack_heard = peer.ack_heard.max(own(entry.ack).unwrap_or(0));
         peer.ack_known = peer.ack_known.max(own(entry.known).unwrap_or(0));
-        let says_alive = entry.flags.contains(EntryFlags::ALIVE);
+        if entry.flags.contains(EntryFlags::ALIVE) {
+            peer.says_dead_since = None;
+        } else {
+            peer.says_dead_since.get_or_insert(now);
+        }
         let suppresses = entry.flags.contains(EntryFlags::SUPPRESSED);
-        let changed = (peer.says_alive, peer.suppresses_me) != (says_alive, suppresses);
-        (peer.says_alive, peer.suppresses_me) = (says_alive, suppresses);
+        let changed = peer.suppresses_me != suppresses;
+        peer.suppresses_me = suppresses;
         let echoed = peer.out_batch.is_some() && entry.transfer_accepted == peer.out_number;
         self.unsettled |= changed || !knew_me;
         if echoed {

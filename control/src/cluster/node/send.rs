@@ -6,7 +6,9 @@ use vipdp_core::snapshot::{Holding, Holdings};
 
 use super::{Destination, Node, Output};
 use crate::cluster::config::Partition;
-use crate::cluster::wire::{Body, Entry, EntryFlags, Header, Message, NodeFlags, session_tag};
+use crate::cluster::wire::{
+    Body, Entry, EntryFlags, Header, Message, NodeFlags, proof, session_tag,
+};
 
 /// When messages were sent, for the last of them.
 #[derive(Debug)]
@@ -76,7 +78,21 @@ impl Node {
     }
 
     pub(super) fn beat_is_due(&self) -> bool {
-        self.now >= self.next_beat || self.beat_now && self.now >= self.last_beat + self.beat_gap()
+        self.now >= self.next_beat
+            || self.beat_now && self.now >= self.last_beat + self.beat_gap()
+            || self.asks_after_silent()
+    }
+
+    /// Whether to ask all for an answer, since one of them was silent for D - 2h: its own answer, or
+    /// what others have heard of it, tells lost messages from a failure. Asked each h/2, by
+    /// this node or by another.
+    fn asks_after_silent(&self) -> bool {
+        let patience = self.detection_ns() - 2 * self.timing.heartbeat_ns;
+        let silent = |slot| {
+            let peer = self.peer(slot);
+            peer.alive && self.now >= peer.known_at + patience
+        };
+        self.now >= self.last_poll + self.timing.heartbeat_ns / 2 && self.others().any(silent)
     }
 
     /// Publishes what is held, with a new lease.
@@ -181,13 +197,14 @@ impl Node {
         }
         self.join_now = false;
         self.last_join = self.now;
-        let mut sessions = [0; SLOTS];
+        let mut heard = [0; SLOTS];
         for slot in self.others() {
             let peer = self.peer(slot);
-            let heard = peer.pending.map(|(session, _)| session).or(peer.session);
-            sessions[slot.index()] = heard.unwrap_or(0);
+            let accepted = peer.session.map(|session| proof(session, peer.heard_seq));
+            let pending = peer.pending.map(|pending| proof(pending.session, pending.seq));
+            heard[slot.index()] = pending.or(accepted).unwrap_or(0);
         }
-        self.send(Destination::Multicast, Body::Join { sessions }, out);
+        self.send(Destination::Multicast, Body::Join { heard }, out);
     }
 
     fn send_candidacy(&mut self, out: &mut Vec<Output>) {
@@ -213,7 +230,10 @@ impl Node {
     fn send(&mut self, to: Destination, body: Body, out: &mut Vec<Output>) -> u64 {
         self.seq += 1;
         self.sent.set(self.seq, self.now);
-        let polls = matches!(body, Body::Candidate { .. });
+        let polls = matches!(body, Body::Candidate { .. }) || self.asks_after_silent();
+        if polls {
+            self.last_poll = self.now;
+        }
         let ms = |ns: u64| (ns / 1_000_000).min(u16::MAX.into()) as u16;
         let header = Header {
             cluster: self.config.cluster(),
@@ -273,6 +293,7 @@ impl Node {
             let peer = self.peer(slot);
             if peer.alive {
                 by(peer.known_at + detection);
+                by((peer.known_at + detection - 2 * beat).max(self.last_poll + beat / 2));
             }
         }
         for cohort in &self.cohorts {

@@ -6,7 +6,7 @@ use vipdp_core::bucket::Bucket;
 
 use super::*;
 use crate::cluster::config::{ConfigId, Member, Parameters, Partition};
-use crate::cluster::wire::{Body, Entry, EntryFlags, Header, NodeFlags, session_tag};
+use crate::cluster::wire::{Body, Entry, EntryFlags, Header, NodeFlags, proof, session_tag};
 
 const MS: u64 = 1_000_000;
 const H: u64 = 50 * MS;
@@ -170,9 +170,14 @@ impl Rig {
     fn join(&mut self, peer: u8, session: u64) {
         let puppet = &mut self.puppets[usize::from(peer)];
         (puppet.session, puppet.seq) = (session, 0);
-        let mut sessions = [0; SLOTS];
-        sessions[0] = self.node.session;
-        self.say(peer, Body::Join { sessions });
+        // The first one asks, the second one has heard the answer.
+        for _ in 0..2 {
+            let mut heard = [0; SLOTS];
+            heard[0] = proof(self.node.session, self.node.seq);
+            self.say(peer, Body::Join { heard });
+            self.now = self.now.max(self.node.deadline);
+            self.input(Input::Tick);
+        }
     }
 
     /// A heartbeat of a puppet that has heard all that the node has said.
@@ -441,7 +446,13 @@ fn the_transition_table() {
             Yielding,
             &["publish", "heartbeat", "publish", "heartbeat", "transfer"],
         ),
-        row("the taker starts anew", Yielding, |r| r.join(1, 999), Idle, &["linger", "publish"]),
+        row(
+            "the taker starts anew",
+            Yielding,
+            |r| r.join(1, 999),
+            Idle,
+            &["refused", "join", "linger", "publish", "publish", "heartbeat"],
+        ),
         row(
             "the taker dies",
             Yielding,

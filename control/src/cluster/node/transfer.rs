@@ -13,7 +13,7 @@ use super::{Node, Output};
 /// takes with it. A batch takes about one round trip.
 const BATCH_MAX: usize = 256;
 /// For how many heartbeat intervals a node must have been out of the clique before it hands its
-/// buckets to whoever hears it: views differ for a moment after every change.
+/// buckets over: views differ for a moment after every change.
 const EXCLUDED_BEATS: u64 = 3;
 
 impl Node {
@@ -21,14 +21,14 @@ impl Node {
     pub(super) fn grant_to_targets(&mut self) {
         let mut astray = self.owned.clone();
         astray.remove_all(self.targets.mine());
-        if astray.is_empty() {
+        if astray.is_empty() || self.excluded_since.is_some() && !self.long_excluded() {
             return;
         }
         let mut batches: Vec<Option<BucketSet>> = vec![None; SLOTS];
         let ready: Vec<_> = Slot::all().map(|slot| self.can_grant_to(slot)).collect();
         for bucket in astray.iter() {
             let Some(heir) = self.heir(bucket) else { continue };
-            let taker = if self.mutual(heir) || !self.long_excluded() {
+            let taker = if self.mutual(heir) || self.excluded_since.is_none() {
                 Some(heir)
             } else {
                 // Cut off from the heir, but not from all: somebody else passes it on.
