@@ -116,7 +116,7 @@ fn a_crash_costs_400_ms_and_a_return_costs_nothing() {
 #[test]
 fn drain_and_stop_cost_no_query_and_drain_no_connection() {
     let lab = Lab::up(&Options::default());
-    let transfers = Transfer::start_all(&lab, &plans(1, 24, 12, 10));
+    let transfers = Transfer::start_all(&lab, &plans(1, 24, 8, 10));
     let load = Load::start(&lab, LOAD);
     let client = lab.namespace("client");
 

@@ -72,6 +72,8 @@ fn assert_unchanged(host: &Namespace, before: &HostState) {
 
 /// Runs vipdp under load, with traffic to the host's own addresses, and stops it.
 fn run_and_stop(lab: &Lab, host: &Namespace, config: &Config) {
+    // Whoever had the VIPs before had another MAC address.
+    lab.namespace("router").run("ip neighbour flush all");
     let before = HostState::read(host);
     // Opened before vipdp comes, and open when it has gone.
     let connections = own_connections(lab, 8);

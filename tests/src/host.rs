@@ -4,17 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::namespace::Namespace;
 
-/// Prints one `key<TAB>value` per line: every setting of the network, and the files of the NIC
-/// that can be written. Counters and clocks are not settings.
-const SETTINGS: &str = r#"
-find /proc/sys/net -type f -perm -u+w 2>/dev/null | sort | while read -r file; do
-    printf '%s\t%s\n' "$file" "$(cat "$file" 2>/dev/null | tr '\n\t' '  ')"
-done
-for file in /sys/class/net/*/*; do
-    [ -f "$file" ] && [ -w "$file" ] && [ -r "$file" ] || continue
-    printf '%s\t%s\n' "$file" "$(cat "$file" 2>/dev/null | tr '\n\t' '  ')"
-done
-"#;
+/// Prints every setting of the network and the files of the NIC that can be written: path, zero
+/// byte, line. Counters and clocks are not settings, and cannot be written.
+const SETTINGS: &str = "\
+    find /proc/sys/net -type f -perm -u+w -exec grep -sHZ '' {} +; \
+    find -L /sys/class/net -maxdepth 2 -type f -perm -u+w -exec grep -sHZ '' {} +";
 
 /// Commands whose output lists what there is; each line is one thing. Promiscuity, XDP programs and
 /// queues are in the first one.
@@ -42,11 +36,10 @@ impl HostState {
     pub fn read(host: &Namespace) -> Self {
         let output = host.command("sh").args(["-c", SETTINGS]).output().expect("sh runs");
         let text = String::from_utf8(output.stdout).expect("text");
-        let mut state: BTreeMap<_, _> = text
-            .lines()
-            .filter_map(|line| line.split_once('\t'))
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .collect();
+        let mut state: BTreeMap<String, String> = BTreeMap::new();
+        for (path, line) in text.lines().filter_map(|line| line.split_once('\0')) {
+            state.entry(path.to_owned()).or_default().extend([line, "\n"]);
+        }
         assert!(state.len() > 300, "only {} settings of the host were read", state.len());
         for list in LISTS {
             state.insert(list.to_owned(), host.run(list));

@@ -121,7 +121,7 @@ impl Report {
     #[track_caller]
     pub fn assert_all_answered(&self) {
         let Totals { sent, answered, lost, duplicates, .. } = self.totals;
-        assert_eq!((answered, lost), (sent, 0), "{:?}, lost: {:?}", self.totals, self.lost);
+        assert_eq!((answered, lost), (sent, 0), "{:?}", self.totals);
         assert!(duplicates <= DUPLICATES_OF_A_MOVE_MAX, "{duplicates} of {sent} answered twice");
         assert!(sent > 0, "there was no load");
         let (v4, v6) = (self.families["ipv4"].sent, self.families["ipv6"].sent);

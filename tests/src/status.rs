@@ -108,28 +108,26 @@ impl Status {
         self.workers.iter().map(|worker| worker.rx).sum()
     }
 
-    /// Frames that all workers dropped for `reason`.
-    #[track_caller]
-    pub fn drops(&self, reason: &str) -> u64 {
-        let of = |worker: &Worker| {
-            *worker.drops.get(reason).unwrap_or_else(|| panic!("no such reason: {reason}"))
-        };
-        self.workers.iter().map(of).sum()
+    /// Frames that all workers dropped, by reason.
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        sum(self.workers.iter().map(|worker| &worker.drops))
     }
 
-    /// The kernel's own count `name` of all workers' sockets.
-    #[track_caller]
-    pub fn kernel(&self, name: &str) -> u64 {
-        let of = |worker: &Worker| {
-            *worker.kernel.get(name).unwrap_or_else(|| panic!("no such count: {name}"))
-        };
-        self.workers.iter().map(of).sum()
+    /// The kernel's own counts of all workers' sockets, by name.
+    pub fn kernel(&self) -> BTreeMap<String, u64> {
+        sum(self.workers.iter().map(|worker| &worker.kernel))
     }
 
-    /// Heartbeats that were rejected for `reason`.
-    #[track_caller]
-    pub fn rejected(&self, reason: &str) -> u64 {
-        let count = self.heartbeats.rejected.get(reason);
-        *count.unwrap_or_else(|| panic!("no such reason: {reason}"))
+    /// Heartbeats that were rejected, by reason.
+    pub fn rejected(&self) -> BTreeMap<String, u64> {
+        self.heartbeats.rejected.clone()
     }
+}
+
+fn sum<'a>(counts: impl Iterator<Item = &'a BTreeMap<String, u64>>) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for (name, count) in counts.flatten() {
+        *sums.entry(name.clone()).or_default() += count;
+    }
+    sums
 }

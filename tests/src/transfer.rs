@@ -48,7 +48,7 @@ pub struct Transfer {
 pub fn plans(first: u16, count: u16, seconds: u32, rate: u32) -> Vec<Plan> {
     let plan = |number: u16| {
         let [high, low] = number.to_be_bytes();
-        let (source, server) = if number % 2 == 0 {
+        let (source, server) = if number.is_multiple_of(2) {
             (Ipv4Addr::new(10, 64, high, low).into(), VIP4.into())
         } else {
             (Ipv6Addr::new(0xfd64, 0, 0, 0, 0, 0, 0xbeef, number).into(), VIP6.into())
