@@ -10,6 +10,8 @@
 //!                                        PublishTable, Claim, Release, ...
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod assignment;
 pub mod auth;
 pub mod config;

@@ -169,7 +169,8 @@ pub enum Input {
     Drain(bool),
     /// Whether the router is reached. It is not until this says so.
     Gateway(bool),
-    /// A new configuration was read. It is activated once all live peers have it too.
+    /// A new configuration was read. It is activated once all live peers have it too, and those
+    /// that it removes have handed over what they have.
     Config(Arc<ClusterConfig>),
     /// This node's own MAC address on the segment.
     OwnMac(MacAddr),
@@ -271,7 +272,7 @@ impl Node {
     /// A node that has just started, and listens.
     ///
     /// `session` is random, one per start (0 is taken for 1); `seed` spreads its heartbeats over
-    /// time. If `me` is no member, or a tombstone, the node takes part without a share.
+    /// time. If `me` is no member, or a tombstone, the node listens to the others and owns nothing.
     pub fn new(config: Arc<ClusterConfig>, me: Slot, session: u64, seed: u64, now_ns: u64) -> Self {
         let timing = config.timing();
         let window = timing.detection_ns() + timing.heartbeat_ns;
@@ -385,9 +386,12 @@ impl Node {
         }
     }
 
-    /// Whether this node may own anything: it neither listens nor is fenced.
+    /// Whether this node may own anything: it is a member, and neither listens nor is fenced.
     fn serves(&self) -> bool {
-        self.listen_until.is_none() && !self.fenced && self.superseded.is_none()
+        self.config.present().contains(self.me)
+            && self.listen_until.is_none()
+            && !self.fenced
+            && self.superseded.is_none()
     }
 
     /// D, in nanoseconds.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use vipdp_core::slot::Slot;
 use vipdp_core::wire::ethernet::MacAddr;
 
 use super::{Alarm, Node, Output};
@@ -130,8 +131,9 @@ impl Node {
             let peer = self.peer(slot);
             peer.alive && peer.suppresses_me
         });
-        let absent = !self.config.present().contains(self.me);
-        let none = self.draining || !self.willing || suppressed || absent || !self.serves();
+        let removed =
+            self.staged.as_ref().is_some_and(|staged| !staged.present().contains(self.me));
+        let none = self.draining || !self.willing || suppressed || removed || !self.serves();
         let share = if none { 0 } else { self.share_of_hold() };
         // Only a tick may find that time has passed.
         if share != self.share && (ticks || share == 0) {
@@ -225,23 +227,30 @@ impl Node {
         }
     }
 
-    /// Activates the staged configuration once all live nodes have it staged, or any runs it.
+    /// Activates the staged configuration once all live nodes have it staged, and those that it
+    /// removes have handed over what they have; or once any runs it.
     pub(super) fn activate_if_agreed(&mut self, out: &mut Vec<Output>) {
         let Some(staged) = &self.staged else { return };
-        let id = staged.id();
-        let live: Vec<_> = self.others().map(|slot| self.peer(slot)).filter(|p| p.alive).collect();
-        let runs = live.iter().any(|peer| peer.config >= id);
-        if !runs && !live.iter().all(|peer| peer.staged == id.generation) {
+        let (id, present) = (staged.id(), staged.present());
+        let ready = |slot: Slot| {
+            let peer = self.peer(slot);
+            peer.staged == id.generation && (present.contains(slot) || peer.claims.is_empty())
+        };
+        let mut live = self.others().filter(|&slot| self.peer(slot).alive);
+        let runs = live.clone().any(|slot| self.peer(slot).config >= id);
+        if !runs && !(live.all(ready) && (present.contains(self.me) || !self.holds_any())) {
             return;
         }
         self.config = Arc::clone(staged);
         self.staged = None;
         self.timing = self.config.timing();
-        let present = self.config.present();
         for slot in self.others().filter(|&slot| !present.contains(slot)) {
             self.bury(slot, out);
         }
         self.update_roster();
+        if !self.serves() {
+            self.release_all(out);
+        }
         self.beat_now = true;
         self.unsettled = true;
         out.push(Output::Alarm(Alarm::Activated { generation: id.generation }));
