@@ -20,12 +20,17 @@
 //!  report: the table over many seeds                        text, JSON
 //! ```
 
+pub mod check;
 pub mod clock;
 pub mod coverage;
 pub mod link;
 pub mod network;
 pub mod news;
 pub mod random;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod scenarios;
 
 /// A millisecond, in nanoseconds.
 pub const MS: u64 = 1_000_000;

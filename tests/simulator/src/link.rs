@@ -52,6 +52,12 @@ impl Default for Link {
 }
 
 impl Link {
+    /// Makes the network what it was, but for `loss`, and keeps what was counted.
+    pub fn heal(&mut self, loss: u64) {
+        let (lost, losses_in_a_row) = (std::mem::take(&mut self.lost), self.losses_in_a_row);
+        *self = Self { loss, lost, losses_in_a_row, ..Self::default() };
+    }
+
     /// Whether a datagram gets from one node to the other.
     pub fn passes(&mut self, from: usize, to: usize, random: &mut Random) -> bool {
         if self.cuts.contains(&(from, to)) {

@@ -154,11 +154,32 @@ pub struct Host {
     owned: usize,
     /// Whether its table counts: the lease has not ended.
     valid: bool,
-    /// What arrived while it stood still.
-    paused: Option<Vec<(Arc<Packet>, bool)>>,
+    /// While it stands still.
+    paused: Option<Pause>,
     /// The highest sequence number that it was given, by session.
     given: BTreeMap<u64, u64>,
     news: News,
+}
+
+#[derive(Debug)]
+struct Pause {
+    from: u64,
+    to: u64,
+    /// What arrived meanwhile.
+    queue: Vec<(Arc<Packet>, bool)>,
+}
+
+/// A time in which a node's loop stood still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// The node.
+    pub node: usize,
+    /// From when, in nanoseconds of virtual time.
+    pub from: u64,
+    /// Until when.
+    pub to: u64,
+    /// Whether its data plane was still serving at the end.
+    pub served: bool,
 }
 
 /// A publication: how long the data plane may go on without another.
@@ -208,8 +229,13 @@ pub struct Network {
     pub leases: Option<Vec<Lease>>,
     /// What nodes did with datagrams that they had no right to heed.
     pub repeats: Vec<Repeat>,
-    /// The longest time without news of one running node to another, in nanoseconds.
-    pub silence: u64,
+    /// How long one running node must have had no news of another for it to be a silence, in
+    /// nanoseconds.
+    pub silence_min: u64,
+    /// The silences so far, from and to.
+    pub silences: Vec<(u64, u64)>,
+    /// The times in which nodes stood still.
+    pub stops: Vec<Stop>,
     /// What happened, line by line, if it is to be kept.
     pub trace: Option<Vec<String>>,
     config: Arc<ClusterConfig>,
@@ -238,7 +264,9 @@ impl Network {
             seals: false,
             leases: None,
             repeats: Vec::new(),
-            silence: 0,
+            silence_min: u64::MAX,
+            silences: Vec::new(),
+            stops: Vec::new(),
             trace: None,
             config,
             random: Random::new(seed),
@@ -269,7 +297,8 @@ impl Network {
     pub fn reset(&mut self) {
         self.coverage.reset();
         self.link.losses_in_a_row = 0;
-        self.silence = 0;
+        self.silences.clear();
+        self.stops.clear();
         self.repeats.clear();
         if let Some(leases) = &mut self.leases {
             leases.clear();
@@ -341,8 +370,14 @@ impl Network {
     /// Stops a node's loop for a while; what arrives waits.
     pub fn pause(&mut self, number: usize, time: u64) {
         self.tell(number, || format!("stands still for {} ms", time / MS));
-        self.host(number).paused.get_or_insert_default();
-        self.push(self.now + time, Event::Resume { node: number });
+        let (from, to) = (self.now, self.now + time);
+        self.host(number).paused.get_or_insert(Pause { from, to, queue: Vec::new() });
+        self.push(to, Event::Resume { node: number });
+    }
+
+    /// Whether a node runs in this place, and does not stand still.
+    pub fn is_awake(&self, number: usize) -> bool {
+        self.hosts[number].as_ref().is_some_and(|host| host.paused.is_none())
     }
 
     /// The node in this place.
@@ -474,7 +509,7 @@ impl Network {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Deliver { to, packet, damaged } => match &mut self.hosts[to] {
-                Some(Host { paused: Some(queue), .. }) => queue.push((packet, damaged)),
+                Some(Host { paused: Some(pause), .. }) => pause.queue.push((packet, damaged)),
                 Some(_) => self.deliver(to, &packet, damaged),
                 None => {}
             },
@@ -491,7 +526,10 @@ impl Network {
             }
             Event::Resume { node } => {
                 let Some(host) = &mut self.hosts[node] else { return };
-                let Some(queue) = host.paused.take() else { return };
+                let ends = |pause: &mut Pause| pause.to == self.now;
+                let Some(pause) = host.paused.take_if(ends) else { return };
+                let Pause { from, to, queue } = pause;
+                self.stops.push(Stop { node, from, to, served: host.valid });
                 self.tell(node, || "goes on".into());
                 for (packet, damaged) in queue {
                     self.deliver(node, &packet, damaged);
@@ -528,7 +566,10 @@ impl Network {
         let stale = self.ended.get(&header.session).is_some_and(|&end| end < host.started_at);
         let repeated = header.seq <= *given || stale;
         *given = (*given).max(header.seq);
-        self.silence = self.silence.max(host.news.hear(&packet.news, now));
+        let silence = host.news.hear(&packet.news, now);
+        if silence >= self.silence_min {
+            self.silences.push((now - silence, now));
+        }
         let (refused, claims) = (host.refused.values().sum::<u64>(), host.claims);
         self.input(to, Input::Message(message));
         let host = self.host(to);
