@@ -1,3 +1,6 @@
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::*;
 
 const SEED: [u8; 16] = *b"a test's own key";
@@ -133,4 +136,34 @@ fn lists_depend_on_the_seed_and_on_nothing_else() {
     let members = members(&[1, 2, 3]);
     assert!(Assignment::new(&members, SEED) == Assignment::new(&members, SEED));
     assert!(Assignment::new(&members, SEED) != Assignment::new(&members, [0; 16]));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn any_weights_are_quotas_and_a_newcomer_moves_nothing_else(
+        weights in vec(1..=100u8, 2..=64),
+        failed in any::<prop::sample::Index>(),
+    ) {
+        let (newest, others) = (weights.len() - 1, &weights[..weights.len() - 1]);
+        let (before, after) = (assignment(others), assignment(&weights));
+        for bucket in Bucket::all() {
+            let (old, new) = (before.preference(bucket)[0], after.preference(bucket)[0]);
+            prop_assert!(old == new || new.index() == newest);
+        }
+        let failed = failed.index(weights.len());
+        for failed in [None, Some(failed)] {
+            let left: usize = weights.iter().map(|&weight| usize::from(weight)).sum();
+            let left = left - failed.map_or(0, |failed| usize::from(weights[failed]));
+            for (member, load) in loads(&after, failed.as_slice()).into_iter().enumerate() {
+                let ideal = BUCKETS * usize::from(weights[member]);
+                let less = failed == Some(member) || load * left + left >= ideal;
+                prop_assert!(less, "{member} has {load} when {failed:?} is down");
+                // Nobody exceeds the quota by more than one bucket, and by one more for a failure.
+                let slack = 2 + usize::from(failed.is_some());
+                prop_assert!(load * left <= ideal + slack * left, "{member} has {load}");
+            }
+        }
+    }
 }
