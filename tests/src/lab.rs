@@ -102,6 +102,11 @@ impl Lab {
         Path::new("/run").join(format!("vipdp-lab-{NAME}")).join(node)
     }
 
+    /// A file that all nodes share: `cluster.toml`, `cluster.key`.
+    pub fn shared_file(&self, name: &str) -> PathBuf {
+        self.directory(name)
+    }
+
     /// The node's configuration.
     pub fn config(&self, node: &str) -> PathBuf {
         self.directory(node).join("node.toml")
