@@ -53,6 +53,8 @@ pub struct History {
     /// Times of D or more in which one running node had no news of another, from and to: somebody
     /// had reason to take another for dead. They are faults, whatever they come from.
     pub silences: Vec<(u64, u64)>,
+    /// From when on it was asked whether all is where it belongs.
+    pub asked_at: u64,
     /// When all was where it belongs, if it ever was.
     pub settled_at: Option<u64>,
     /// How many buckets each node had in the end, and how many its weight entitles it to, both in
@@ -280,7 +282,7 @@ fn longest_gap_outlasts(history: &History, bound: u64) -> Found {
 
 /// L4.
 fn settles_late(history: &History, bound: u64) -> Found {
-    let last = last_act(history, u64::MAX);
+    let last = last_act(history, u64::MAX).max(history.asked_at);
     match history.settled_at {
         Some(at) if at <= last + bound => None,
         Some(at) => Some((at, format!("settled after {}, bound {}", ms(at - last), ms(bound)))),
@@ -289,17 +291,34 @@ fn settles_late(history: &History, bound: u64) -> Found {
 }
 
 /// F1. A bucket that has moved without need stays for the hold, unless something happens.
+///
+/// Moves that follow one another within 4h, and h per loss in a row, are one: nodes hear of a
+/// change at different moments, and one that was handed what it should not have passes it on. But
+/// it never comes back to one that it has left. What moves while not all are connected, and until
+/// they can have agreed thereafter, D + 4h and h per loss in a row, is not without need.
 fn moves_twice(history: &History, bounds: &Bounds) -> Found {
-    let mut moved_at = vec![None; BUCKETS];
-    for step in history.moves.iter().filter(|step| step.voluntary) {
+    let agreement = bounds.own((4 + bounds.losses) * bounds.h) + bounds.delta;
+    let in_need = |step: &Move| {
+        let until = |to: u64| to + bounds.d + agreement;
+        history.disturbed.iter().any(|&(from, to)| from <= step.at && step.at <= until(to))
+    };
+    let mut moves_of: Vec<Vec<&Move>> = vec![Vec::new(); BUCKETS];
+    for step in history.moves.iter().filter(|step| step.voluntary && !in_need(step)) {
         for bucket in step.buckets.iter() {
-            let before = moved_at[bucket.index()].replace(step.at);
-            let Some(before) = before else { continue };
-            let soon = step.at < before + bounds.hold;
-            if soon && last_act(history, step.at) <= before {
-                let apart = ms(step.at - before);
-                return Some((step.at, format!("{bucket:?} moved twice, {apart} apart")));
+            let moves = &mut moves_of[bucket.index()];
+            moves.retain(|earlier| step.at < earlier.at + bounds.hold);
+            let acted = last_act(history, step.at);
+            if let Some(before) = moves.last().filter(|before| acted <= before.at) {
+                let apart = ms(step.at - before.at);
+                if step.at > before.at + agreement {
+                    return Some((step.at, format!("{bucket:?} moved twice, {apart} apart")));
+                }
+                if moves.iter().any(|earlier| earlier.to == step.to && acted <= earlier.at) {
+                    let to = step.to;
+                    return Some((step.at, format!("{bucket:?} moved back to node {to}")));
+                }
             }
+            moves.push(step);
         }
     }
     None
@@ -458,6 +477,10 @@ mod tests {
         let step =
             |at_ms, to, voluntary| Move { at: at_ms * MS, to, voluntary, buckets: buckets() };
         let moved = |moves| History { moves, ..History::default() };
+        let passed_on = vec![step(1000, 1, true), step(1100, 2, true)];
+        assert!(holds(Check::F1, &moved(passed_on.clone())));
+        let back = [passed_on, vec![step(1150, 1, true)]].concat();
+        assert!(!holds(Check::F1, &moved(back)));
         let twice = moved(vec![step(1000, 1, true), step(2500, 2, true)]);
         assert!(!holds(Check::F1, &twice));
         assert!(holds(Check::F1, &moved(vec![step(1000, 1, true), step(3500, 2, true)])));

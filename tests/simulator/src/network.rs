@@ -156,8 +156,8 @@ pub struct Host {
     valid: bool,
     /// While it stands still.
     paused: Option<Pause>,
-    /// The highest sequence number that it was given, by session.
-    given: BTreeMap<u64, u64>,
+    /// The highest sequence number that it has taken, by session.
+    taken: BTreeMap<u64, u64>,
     news: News,
 }
 
@@ -193,7 +193,7 @@ pub struct Lease {
     pub until: u64,
 }
 
-/// A datagram that a node was given although it, or a later one of its session, was given to it
+/// A datagram that a node was given although it had taken it, or a later one of its session,
 /// before, or although its session had ended before the node started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repeat {
@@ -350,7 +350,7 @@ impl Network {
             owned: 0,
             valid: false,
             paused: None,
-            given: BTreeMap::new(),
+            taken: BTreeMap::new(),
             news: News::new(self.hosts.len()),
         });
         self.tell(number, || format!("starts, session {session:016x}, {ppm} ppm"));
@@ -562,10 +562,9 @@ impl Network {
             }
         };
         assert_eq!(*message, packet.message, "the wire changes nothing");
-        let given = host.given.entry(header.session).or_default();
+        let taken = host.taken.get(&header.session).copied().unwrap_or(0);
         let stale = self.ended.get(&header.session).is_some_and(|&end| end < host.started_at);
-        let repeated = header.seq <= *given || stale;
-        *given = (*given).max(header.seq);
+        let repeated = header.seq <= taken || stale;
         let silence = host.news.hear(&packet.news, now);
         if silence >= self.silence_min {
             self.silences.push((now - silence, now));
@@ -575,6 +574,9 @@ impl Network {
         let host = self.host(to);
         let refused = host.refused.values().sum::<u64>() > refused;
         let claimed = host.claims > claims;
+        if !refused {
+            host.taken.insert(header.session, header.seq.max(taken));
+        }
         if repeated {
             self.repeats.push(Repeat { at: now, node: to, refused, claimed });
         }

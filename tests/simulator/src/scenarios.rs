@@ -162,7 +162,19 @@ fn cuts() -> Vec<Scenario> {
         Scenario::new("one-way-cut", &[3, 5], cut(Act::Cut(One(0), One(1)))),
         Scenario::new("pair-cut", &[3, 4, 5], cut(Act::Split(One(0), One(1)))),
         Scenario::new("mute", &[3, 4, 5], cut(Act::Mute(One(0)))),
-        Scenario::new("deaf", &[3, 4, 5], cut(Act::Deaf(One(0)))),
+        // A deaf node cannot know that it is not alone.
+        Scenario::new("deaf", &[3, 4, 5], vec![at(0, Act::Deaf(One(0))), at(4000, Act::Heal)]),
+        Scenario::new(
+            "deaf-majority",
+            &[3, 4, 5],
+            vec![
+                at(0, Act::Deaf(One(0))),
+                at(4000, Act::Expect(Expect::IdleAre(One(0)))),
+                at(4000, Act::Heal),
+            ],
+        )
+        .partition(Partition::Majority)
+        .check(Check::S4),
         Scenario::new("partition-none", &[4, 5], split()),
     ]
 }
@@ -188,6 +200,13 @@ fn guards() -> Vec<Scenario> {
         )
         .partition(Partition::Majority)
         .drift(20_000)
+        .check(Check::S4),
+        Scenario::new(
+            "majority-pair-cut",
+            &[3, 4, 5],
+            vec![at(0, Act::Split(One(0), One(1))), at(4000, Act::Heal)],
+        )
+        .partition(Partition::Majority)
         .check(Check::S4),
         Scenario::new(
             "gateway-lost-one",
