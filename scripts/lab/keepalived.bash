@@ -5,16 +5,19 @@
 # keepalived_config NODE INTERVAL: advertisements every INTERVAL seconds, of VRRP version 3, whose resolution is a
 # hundredth of a second (RFC 5798, section 5.2.7). A backup takes over after three of them and a part of one, the less
 # the higher its priority (section 6.1). Nobody takes over from a living master, so that a node's return changes nothing.
-# The process has real-time priority, as vipdp's control thread has with fast heartbeats.
+# The process has real-time priority, as vipdp's control thread has with fast heartbeats; the kernel kills it after a
+# second without a pause, not after the default 10 ms, which it needs now and then to become master on a busy machine.
+# Priorities are far apart, so that two backups rarely come forward at once; where they do, the higher one hears of the
+# lower one and announces itself again (vrrp_higher_prio_send_advert).
 keepalived_config() {
     local number=${1#n} interval=$2 family address
     cat <<END
 global_defs {
     vrrp_version 3
     vrrp_rt_priority 50
+    vrrp_rlimit_rttime 1000000
     vrrp_no_swap
-    vrrp_garp_master_repeat 2
-    vrrp_garp_master_delay 1
+    vrrp_higher_prio_send_advert
 }
 vrrp_sync_group vips {
     group {
@@ -32,7 +35,7 @@ vrrp_instance $family {
     nopreempt
     interface eth0
     virtual_router_id 53
-    priority $((254 - 40 * (number - 1)))
+    priority $((254 - 84 * (number - 1)))
     advert_int $interval
     virtual_ipaddress {
 END
