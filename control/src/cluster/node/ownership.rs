@@ -202,6 +202,14 @@ impl Node {
         }
     }
 
+    /// Lets candidacies begin anew, since this node's rank has changed: what others have answered,
+    /// they have answered to its former rank.
+    pub(super) fn ask_anew(&mut self) {
+        for cohort in &mut self.cohorts {
+            (cohort.seq, cohort.since) = (None, self.now);
+        }
+    }
+
     /// When a cluster starts as a whole, nobody claims anything while others still listen: they
     /// would find it taken, and would have to wait out the hold.
     fn waits_for_others_to_start(&self) -> bool {

@@ -119,10 +119,11 @@ impl Node {
         (peer.config, peer.staged) = (header.config, header.staged);
         peer.heartbeat_ms = header.heartbeat_ms;
         peer.mac = message.mac.or(peer.mac);
-        if !header.flags.contains(NodeFlags::CANDIDATE) {
-            peer.candidacy = None;
-        } else {
+        if header.flags.contains(NodeFlags::CANDIDATE) {
             peer.candidacy.get_or_insert(BucketSet::FULL);
+        } else if matches!(message.body, Body::Heartbeat { .. }) {
+            // One that is candidate no more may be owner instead, and only a heartbeat tells.
+            peer.candidacy = None;
         }
         let differs = header.config != mine && header.config.generation == mine.generation;
         if differs && !peer.mismatch_reported {

@@ -104,7 +104,11 @@ impl Node {
                 targets.mine.insert(bucket);
             }
         }
-        targets.basis = Some(basis);
+        let rank = basis.standings[self.me.index()];
+        let former = targets.basis.replace(basis);
+        if former.is_some_and(|former| former.standings[self.me.index()] != rank) {
+            self.ask_anew();
+        }
         self.targets = targets;
     }
 

@@ -134,14 +134,29 @@ impl Node {
         let peer = self.peer_mut(from);
         peer.in_number = number;
         let mut fresh = buckets.clone();
-        // What is being passed on already has its taker.
         fresh.remove_all(&self.owned);
-        fresh.remove_all(&self.yielding);
+        self.take_out_of_batches(&fresh);
         for cohort in &mut self.cohorts {
             cohort.buckets.remove_all(&fresh);
         }
         self.own(&fresh, out);
         self.unsettled = true;
+    }
+
+    /// Ends the handing over of those of `buckets` that have come round: their takers have accepted
+    /// them, or nobody could pass them on, and all that is missing here is the echo.
+    fn take_out_of_batches(&mut self, buckets: &BucketSet) {
+        if !buckets.intersects(&self.yielding) {
+            return;
+        }
+        self.yielding.remove_all(buckets);
+        for slot in self.others() {
+            let peer = self.peer_mut(slot);
+            if let Some(batch) = &mut peer.out_batch {
+                batch.remove_all(buckets);
+            }
+            peer.out_batch.take_if(|batch| batch.is_empty());
+        }
     }
 
     /// Keeps the flows of `buckets` that are here for a while.
