@@ -1,0 +1,222 @@
+//! The cluster protocol with one rule broken at a time, for the simulator to find out.
+//!
+//! A check that no broken rule violates checks nothing, and a rule whose loss nothing notices is
+//! either not needed or not tested. Each mutant here is a line of `control/src/cluster` changed;
+//! the test applies it to a copy of the sources, builds the simulator against that, and asserts
+//! that some scenario's check is violated.
+
+use std::path::{Path, PathBuf};
+
+mod bench;
+
+pub use bench::{Bench, Verdict};
+
+/// A rule broken.
+#[derive(Clone, Copy, Debug)]
+pub struct Mutant {
+    /// Its name in the table.
+    pub name: &'static str,
+    /// The file, under `control/src/cluster`.
+    pub file: &'static str,
+    /// What stands there, exactly once.
+    pub before: &'static str,
+    /// What stands there instead.
+    pub after: &'static str,
+    /// The rule of PROTOCOL.md that it breaks.
+    pub rule: &'static str,
+    /// The scenarios to try first: those in which the rule matters.
+    pub first: &'static [&'static str],
+}
+
+/// All mutants.
+pub const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "barrier not waited for",
+        file: "node/ownership.rs",
+        before: "Some(seq) => barrier.iter().all(|&acked| acked >= seq),",
+        after: "Some(_) => true,",
+        rule: "Candidate -> Owner: every j in S acknowledged",
+        first: &["start-together", "drain-and-return", "crash"],
+    },
+    Mutant {
+        name: "rank ignored",
+        file: "node/ownership.rs",
+        before: "contested.retain_all(won);",
+        after: "contested.remove_all(won);",
+        rule: "Candidate -> Owner: no better-ranked candidate",
+        first: &["start-together", "all-stopped", "chaos"],
+    },
+    Mutant {
+        name: "echo not waited for",
+        file: "node/receive.rs",
+        before: "let echoed = peer.out_batch.is_some() && entry.transfer_accepted == peer.out_number;",
+        after: "let echoed = peer.out_batch.is_some();",
+        rule: "Yielding -> Idle: j echoed >= x",
+        first: &["drain-and-return", "drain-and-leave"],
+    },
+    Mutant {
+        name: "hand-off withdrawn",
+        file: "node/transfer.rs",
+        before: "let mut astray = self.owned.clone();",
+        after: "let mut back = self.yielding.clone(); back.retain_all(self.targets.mine()); \
+                self.take_out_of_batches(&back); self.owned.insert_all(&back); \
+                self.table_changed |= !back.is_empty(); let mut astray = self.owned.clone();",
+        rule: "Yielding is never withdrawn",
+        first: &["drain-all", "drain-and-return", "flapping", "chaos"],
+    },
+    Mutant {
+        name: "repeated sequence number accepted",
+        file: "node/receive.rs",
+        before: "return if seq > peer.heard_seq { Ok(()) } else { Err(OpenError::Replayed) };",
+        after: "return Ok(());",
+        rule: "5: then strictly increasing seq",
+        first: &["replay-of-moves", "replay-after-reboot"],
+    },
+    Mutant {
+        name: "ended session accepted",
+        file: "node/receive.rs",
+        before: "if peer.is_retired(session) {",
+        after: "if peer.is_retired(session) && seq == 0 {",
+        rule: "5: retired sessions are remembered",
+        first: &["replay-after-reboot", "restart-within-d"],
+    },
+    Mutant {
+        name: "join without proof",
+        file: "node/receive.rs",
+        before: "if !(pending.challenge..=self.seq).contains(&heard_seq) {",
+        after: "if heard_seq == pending.challenge && self.seq == 0 {",
+        rule: "5: a new session is accepted only from a JOIN that echoes my session",
+        first: &["replay-after-reboot"],
+    },
+    Mutant {
+        name: "relayed liveness ignored",
+        file: "node/receive.rs",
+        before: "if !peer.advance(seq, now) {",
+        after: "if seq <= u64::MAX {",
+        rule: "alive(j): heard directly or relayed",
+        first: &["one-way-cut", "pair-cut", "steady"],
+    },
+    Mutant {
+        name: "hold skipped",
+        file: "node/phase.rs",
+        before: "if self.anybody_claims() {\n            self.hold_until = Some(self.now + self.timing.hold_ns);",
+        after: "if self.anybody_claims() {\n            self.hold_until = None;",
+        rule: "Start: if anyone holds claims, share stays 0 for hold",
+        first: &["crash-and-failback", "restart-within-d", "flapping"],
+    },
+    Mutant {
+        name: "listening skipped",
+        file: "node/phase.rs",
+        before: "if ticks && self.now >= until ||",
+        after: "if ticks && self.now + self.detection_ns() >= until ||",
+        rule: "Start: LISTEN for D+h",
+        first: &["start-one-by-one", "restart-within-d", "crash-and-failback"],
+    },
+    Mutant {
+        name: "late loop keeps what it had",
+        file: "node/phase.rs",
+        before: "} else if late > self.detection_ns() - self.timing.heartbeat_ns {",
+        after: "} else if late > 1000 * self.detection_ns() {",
+        rule: "any -> Idle: my loop is late by more than D - h",
+        first: &["stopped-3d", "all-stopped"],
+    },
+    Mutant {
+        name: "late loop doubts the others",
+        file: "node/phase.rs",
+        before: "peer.known_at = (peer.known_at + late).min(now);",
+        after: "peer.known_at = peer.known_at.min(now);",
+        rule: "Loop lateness beyond h moves all peer deadlines by that lateness",
+        first: &["stopped-0.6d", "stopped-3d"],
+    },
+    Mutant {
+        name: "lease longer by h",
+        file: "node/send.rs",
+        before: "let lease = self.detection_ns() - self.timing.heartbeat_ns;",
+        after: "let lease = self.detection_ns();",
+        rule: "lease_until = now + D - h",
+        first: &["stopped-3d"],
+    },
+    Mutant {
+        name: "detection shorter by 2h",
+        file: "node/liveness.rs",
+        before: "if peer.alive && now >= peer.known_at + detection {",
+        after: "if peer.alive && now >= peer.known_at + detection * 3 / 5 {",
+        rule: "alive(j): advanced within D",
+        first: &["steady", "stopped-0.6d", "loss-bursts"],
+    },
+    Mutant {
+        name: "detection longer by 5h",
+        file: "node/liveness.rs",
+        before: "if peer.alive && now >= peer.known_at + detection {",
+        after: "if peer.alive && now >= peer.known_at + 2 * detection {",
+        rule: "L1: crash gap <= D+3h",
+        first: &["crash"],
+    },
+    Mutant {
+        name: "two owners stay",
+        file: "node/ownership.rs",
+        before: "if peer.config > mine || comes_first {",
+        after: "if peer.config > mine && comes_first {",
+        rule: "Owner -> Idle: target claims r without yielding",
+        first: &["partition-none", "pair-cut", "delay-burst"],
+    },
+    Mutant {
+        name: "one node is a majority",
+        file: "node/send.rs",
+        before: "times.get(members.len() / 2).copied()",
+        after: "times.first().copied()",
+        rule: "majority needs acknowledged leases from more than N/2",
+        first: &["partition-majority", "majority-pauses"],
+    },
+    Mutant {
+        name: "report of death ignored",
+        file: "node/phase.rs",
+        before: "Partition::Gateway => !self.gateway || self.reported_dead(),",
+        after: "Partition::Gateway => !self.gateway,",
+        rule: "a live peer with gateway OK that reports me dead makes me fence myself",
+        first: &["gateway-and-mute"],
+    },
+    Mutant {
+        name: "transfer accepted without a lease",
+        file: "node/transfer.rs",
+        before: "if !self.lease_holds(from, self.detection_ns() - half_beat) {",
+        after: "if half_beat == 0 {",
+        rule: "Idle -> Owner: TRANSFER x from j, lease(j)",
+        first: &["delay-burst", "chaos", "replay-of-moves"],
+    },
+    Mutant {
+        name: "configurations mixed",
+        file: "node/phase.rs",
+        before: "if !runs && !(live.all(ready) && (present.contains(self.me) || !self.holds_any())) {",
+        after: "if !runs && !live.all(ready) && present.len() > 64 {",
+        rule: "Config roll: activate when all live peers have it staged",
+        first: &["roll-add", "roll-remove", "roll-reweight"],
+    },
+];
+
+/// The mutants that every `cargo test` tries; `scripts/mutants` tries all.
+pub const ALWAYS: [&str; 4] =
+    ["barrier not waited for", "hand-off withdrawn", "lease longer by h", "detection longer by 5h"];
+
+impl Mutant {
+    /// `source` with the rule broken.
+    ///
+    /// # Errors
+    /// A sentence, if the line is not there exactly once: the list has to follow the sources.
+    pub fn apply(&self, source: &str) -> Result<String, String> {
+        match source.matches(self.before).count() {
+            1 => Ok(source.replacen(self.before, self.after, 1)),
+            found => Err(format!(
+                "mutant {:?}: its line stands {found} times in control/src/cluster/{}, not once; \
+                 it is:\n    {}",
+                self.name, self.file, self.before
+            )),
+        }
+    }
+}
+
+/// The root of the workspace.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("the crate is two levels below the root").to_owned()
+}
