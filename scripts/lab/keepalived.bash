@@ -2,13 +2,17 @@
 # keepalived on the nodes of a lab without vipdp: one VRRP instance per family, in one group, so that both VIPs are
 # always with the same node.
 
+# How long a keepalived that starts only listens.
+STARTUP_DELAY_S=1
+
 # keepalived_config NODE INTERVAL: advertisements every INTERVAL seconds, of VRRP version 3, whose resolution is a
 # hundredth of a second (RFC 5798, section 5.2.7). A backup takes over after three of them and a part of one, the less
 # the higher its priority (section 6.1). Nobody takes over from a living master, so that a node's return changes nothing.
 # The process has real-time priority, as vipdp's control thread has with fast heartbeats; the kernel kills it after a
 # second without a pause, not after the default 10 ms, which it needs now and then to become master on a busy machine.
 # Priorities are far apart, so that two backups rarely come forward at once; where they do, the higher one hears of the
-# lower one and announces itself again (vrrp_higher_prio_send_advert).
+# lower one and announces itself again (vrrp_higher_prio_send_advert). One that starts listens first, lest it becomes
+# master because it has not heard of the living one yet.
 keepalived_config() {
     local number=${1#n} interval=$2 family address
     cat <<END
@@ -18,6 +22,7 @@ global_defs {
     vrrp_rlimit_rttime 1000000
     vrrp_no_swap
     vrrp_higher_prio_send_advert
+    vrrp_startup_delay $STARTUP_DELAY_S
 }
 vrrp_sync_group vips {
     group {
