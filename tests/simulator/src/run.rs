@@ -84,7 +84,10 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(scenario: &'a Scenario, loss: u64, seed: u64, traced: bool) -> Self {
-        let name = scenario.name.bytes().fold(0, |sum: u64, byte| sum * 31 + u64::from(byte) % 97);
+        let name = scenario
+            .name
+            .bytes()
+            .fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
         let mut random = Random::new(seed ^ (name << 40) ^ (loss << 32));
         let count = scenario.nodes[random.below(scenario.nodes.len() as u64) as usize];
         let mut first = parameters(count);
