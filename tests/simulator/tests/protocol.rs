@@ -1,12 +1,11 @@
 //! Whole clusters of real nodes in virtual time: starts, failures, planned moves, partitions.
 
-mod cluster_network;
-
-use cluster_network::{MS, Network, SECOND, config, parameters, slot};
 use vipdp::cluster::auth::OpenError;
 use vipdp::cluster::config::{ConfigId, Member, Partition, Timing};
 use vipdp::cluster::node::{Alarm, Input, State};
 use vipdp::cluster::wire::{Body, MESSAGE_LEN};
+use vipdp_simulator::network::{Network, config, parameters, slot};
+use vipdp_simulator::{MS, SECOND};
 
 const H: u64 = 50 * MS;
 const D: u64 = 5 * H;
@@ -78,7 +77,7 @@ fn a_node_that_returns_waits_and_then_takes_its_buckets_without_a_gap() {
         let mut network = Network::settled(parameters(4), seed);
         network.kill(2);
         network.run(3 * SECOND);
-        network.coverage.reset();
+        network.reset();
         network.start(2);
         network.run(10 * SECOND);
         assert_eq!(network.coverage.changes, 0, "nothing moves during the hold");
@@ -112,7 +111,7 @@ fn a_node_that_returns_within_the_detection_time_is_missed_no_longer_than_that()
 fn a_drained_node_is_emptied_and_leaves_without_a_gap() {
     for (seed, loss) in [(1, 0), (2, 1), (3, 5), (4, 30)] {
         let mut network = Network::settled(parameters(4), seed);
-        network.loss = loss;
+        network.link.loss = loss;
         network.input(0, Input::Drain(true));
         network.run_until("it holds nothing", 2 * SECOND, |n| {
             !n.hosts[0].as_ref().unwrap().node.holds_any()
@@ -169,7 +168,7 @@ fn when_all_drain_the_last_holders_keep_serving() {
 fn loss_changes_nothing_in_the_steady_state() {
     for (loss, count) in [(1, 3), (5, 4), (30, 4)] {
         let mut network = Network::settled(parameters(count), loss);
-        network.loss = loss;
+        network.link.loss = loss;
         network.run(60 * SECOND);
         assert_eq!(network.coverage.changes, 0, "{loss} % loss, {count} nodes");
         assert!(network.exactly_one_owner());
@@ -182,9 +181,9 @@ fn planned_moves_under_loss_have_no_gap() {
         let mut network = Network::settled(parameters(4), seed);
         network.kill(3);
         network.run(SECOND);
-        network.loss = loss;
+        network.link.loss = loss;
         network.start(3);
-        network.coverage.reset();
+        network.reset();
         network.run_until("its share is back", 15 * SECOND, |n| {
             n.even_over(&[0, 1, 2, 3]) && n.exactly_one_owner()
         });
@@ -197,7 +196,7 @@ fn crashes_under_loss_end_with_one_owner_each() {
     for (loss, extra) in [(1, H), (5, 2 * H), (30, 6 * H)] {
         for seed in 0..5 {
             let mut network = Network::settled(parameters(4), seed);
-            network.loss = loss;
+            network.link.loss = loss;
             network.kill(0);
             network.run_until("the others serve", 5 * SECOND, Network::exactly_one_owner);
             let gap = network.coverage.worst_gap;
@@ -215,7 +214,7 @@ fn a_lone_node_never_stops_serving() {
     network.start(1);
     let took = network.run_until("it serves all", SECOND, Network::exactly_one_owner);
     assert!(took <= D + 2 * H, "{} ms", took / MS);
-    network.coverage.reset();
+    network.reset();
     network.run(30 * SECOND);
     assert_eq!(network.coverage.worst_gap, 0);
     let lease = network.host(1).lease_until;
@@ -284,13 +283,13 @@ fn a_partition_leaves_each_side_serving_and_heals_to_one_owner() {
     let mut network = Network::settled(parameters(4), 17);
     for a in [0, 1] {
         for b in [2, 3] {
-            network.cuts.extend([(a, b), (b, a)]);
+            network.link.cuts.extend([(a, b), (b, a)]);
         }
     }
     network.run(2 * SECOND);
     assert!(network.loads().iter().all(|&load| load == 2048), "{:?}", network.loads());
-    network.cuts.clear();
-    network.coverage.reset();
+    network.link.cuts.clear();
+    network.reset();
     network.run_until("one owner each", D + 4 * H, Network::exactly_one_owner);
     network.run(SECOND);
     assert!(network.exactly_one_owner());
@@ -303,20 +302,20 @@ fn only_the_majority_serves_where_the_policy_says_so() {
     parameters.partition = Partition::Majority;
     let mut network = Network::settled(parameters, 18);
     for other in [1, 2] {
-        network.cuts.extend([(0, other), (other, 0)]);
+        network.link.cuts.extend([(0, other), (other, 0)]);
     }
     network.run(2 * SECOND);
     assert!(network.even_over(&[1, 2]));
     assert_eq!(network.coverage.worst_dual, 0, "S4");
     assert_eq!(network.host(0).node.state(), State::Fenced);
-    network.cuts.clear();
+    network.link.cuts.clear();
     network.run(12 * SECOND);
     assert!(network.even_over(&[0, 1, 2]));
     // A deaf node cannot know that it is acknowledged.
-    network.cuts.extend([(1, 0), (2, 0)]);
+    network.link.cuts.extend([(1, 0), (2, 0)]);
     network.run(2 * SECOND);
     assert!(network.even_over(&[1, 2]), "{:?}", network.loads());
-    network.cuts.clear();
+    network.link.cuts.clear();
     network.run(12 * SECOND);
     assert!(network.even_over(&[0, 1, 2]));
     assert_eq!(network.host(0).node.state(), State::Active);
@@ -345,23 +344,23 @@ fn one_way_cuts_leave_one_owner_each() {
     // (cut from, cut to) of two nodes: whoever is not heard gives way.
     for cut in [(0, 1), (1, 0)] {
         let mut network = Network::settled(parameters(2), 20);
-        network.cuts.push(cut);
+        network.link.cuts.push(cut);
         network.run(2 * SECOND);
         assert!(network.exactly_one_owner(), "{cut:?}: {:?}", network.loads());
-        network.cuts.clear();
+        network.link.cuts.clear();
         network.run(12 * SECOND);
         assert!(network.exactly_one_owner());
     }
     // A node that nobody hears, and a pair that does not hear each other.
     for cuts in [vec![(2, 0), (2, 1), (2, 3)], vec![(0, 3)], vec![(0, 3), (3, 0)]] {
         let mut network = Network::settled(parameters(4), 21);
-        network.cuts.clone_from(&cuts);
+        network.link.cuts.clone_from(&cuts);
         network.run(4 * SECOND);
         assert!(network.exactly_one_owner(), "{cuts:?}: {:?}", network.loads());
-        network.coverage.reset();
+        network.reset();
         network.run(20 * SECOND);
         assert_eq!(network.coverage.changes, 0, "{cuts:?}: nothing moves while nothing changes");
-        network.cuts.clear();
+        network.link.cuts.clear();
         network.run(12 * SECOND);
         assert!(network.even_over(&[0, 1, 2, 3]), "{cuts:?}: {:?}", network.loads());
     }
@@ -370,7 +369,7 @@ fn one_way_cuts_leave_one_owner_each() {
 #[test]
 fn relayed_heartbeats_keep_a_node_alive() {
     let mut network = Network::settled(parameters(3), 22);
-    network.cuts.push((0, 2));
+    network.link.cuts.push((0, 2));
     network.run(2 * D);
     assert!(network.alive(2, 0) && network.alive(0, 2));
     assert_eq!(network.coverage.changes, 0);
@@ -404,11 +403,11 @@ fn messages_of_an_old_session_are_refused() {
     network.run(SECOND);
     let before = network.host(0).node.view();
     let session = |view: &vipdp::cluster::node::View| view.members[1].session;
-    let old: Vec<_> = tape.into_iter().filter(|m| m.header.slot == slot(1)).collect();
+    let old: Vec<_> = tape.into_iter().filter(|packet| packet.from == 1).collect();
     let count = old.len() as u64;
     assert!(count > 10);
-    for message in old {
-        network.input(0, Input::Message(Box::new(message)));
+    for packet in old {
+        network.input(0, Input::Message(Box::new(packet.message.clone())));
     }
     assert_eq!(network.refused(0, OpenError::StaleSession), count);
     assert_eq!(session(&network.host(0).node.view()), session(&before));
@@ -426,8 +425,8 @@ fn a_restarted_node_believes_no_replayed_message() {
     }
     let tape = network.tape.take().unwrap();
     network.start(0);
-    for message in tape.into_iter().filter(|m| m.header.slot != slot(0)) {
-        network.input(0, Input::Message(Box::new(message)));
+    for packet in tape.into_iter().filter(|packet| packet.from != 0) {
+        network.input(0, Input::Message(Box::new(packet.message.clone())));
     }
     assert!(network.refused(0, OpenError::UnprovenSession) > 10);
     assert!(!network.alive(0, 1) && !network.alive(0, 2));
@@ -442,11 +441,11 @@ fn a_repeated_message_changes_nothing() {
     network.input(0, Input::Drain(true));
     network.run(SECOND);
     let tape = network.tape.take().unwrap();
-    assert!(tape.iter().any(|message| matches!(message.body, Body::Transfer { .. })));
-    network.coverage.reset();
-    for message in tape.into_iter().filter(|m| m.header.slot == slot(0)) {
+    assert!(tape.iter().any(|packet| matches!(packet.message.body, Body::Transfer { .. })));
+    network.reset();
+    for packet in tape.into_iter().filter(|packet| packet.from == 0) {
         for node in [1, 2] {
-            network.input(node, Input::Message(Box::new(message.clone())));
+            network.input(node, Input::Message(Box::new(packet.message.clone())));
         }
     }
     assert!(network.refused(1, OpenError::Replayed) > 0);
@@ -476,7 +475,7 @@ fn a_ramp_brings_a_node_back_step_by_step() {
     network.kill(0);
     network.run(SECOND);
     network.start(0);
-    network.coverage.reset();
+    network.reset();
     let mut last = 0;
     for _ in 0..20 {
         network.run(SECOND);
@@ -562,16 +561,17 @@ fn messages_survive_the_wire() {
     network.run(SECOND);
     let mut kinds = [false; 4];
     let mut datagram = Vec::new();
-    for message in network.tape.take().unwrap() {
+    for packet in network.tape.take().unwrap() {
+        let message = &packet.message;
         kinds[match message.body {
             Body::Heartbeat { .. } => 0,
             Body::Transfer { .. } => 1,
             Body::Candidate { .. } => 2,
             Body::Join { .. } => 3,
         }] = true;
-        seal(&keys, &message, &mut datagram);
+        seal(&keys, message, &mut datagram);
         assert_eq!(datagram.len(), MESSAGE_LEN);
-        assert_eq!(*open(&keys, 7, &datagram).unwrap(), message);
+        assert_eq!(*open(&keys, 7, &datagram).unwrap(), *message);
     }
     assert_eq!(kinds, [true; 4]);
 }
