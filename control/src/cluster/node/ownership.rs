@@ -50,13 +50,14 @@ impl Node {
         }
     }
 
-    /// What others claim so that this node must not: those that are heard and that hear somebody
-    /// here, so that they will give way if they should. A node that is deaf cannot be waited for.
+    /// What others claim so that this node must not: those that are alive, heard or relayed, and
+    /// that hear somebody here, so that they will give way if they should. A node that is deaf
+    /// cannot be waited for.
     fn claims_that_bind(&self) -> BucketSet {
         let mut near = self.clique;
         near.insert(self.me);
         let mut claims = BucketSet::EMPTY;
-        for slot in self.others().filter(|&slot| self.hears(slot)) {
+        for slot in self.others().filter(|&slot| self.peer(slot).alive) {
             let peer = self.peer(slot);
             if peer.hears.intersects(near) {
                 claims.insert_all(&peer.claims);
@@ -220,14 +221,13 @@ impl Node {
         self.now < self.cold_until && !self.anybody_claims() && self.others().any(listens)
     }
 
-    /// Candidate -> Owner: all that this node hears of have said, since they know that it is
+    /// Candidate -> Owner: all that this node hears of, be it from others, have said, since they know that it is
     /// candidate, that they do not claim the bucket, and none that comes before it is candidate
     /// too. After 2h it goes without the answers.
     fn claim_what_is_clear(&mut self, ticks: bool, out: &mut Vec<Output>) {
         let patience = 2 * self.timing.heartbeat_ns;
         let barrier: Vec<_> = self
             .others()
-            .filter(|&slot| self.clique.contains(slot) || self.hears(slot))
             .map(|slot| self.peer(slot))
             .filter(|peer| peer.alive)
             .map(|peer| if peer.claims_heard { peer.claims_ack } else { 0 })

@@ -178,6 +178,8 @@ impl Node {
         if fenced {
             self.release_all(out);
         } else {
+            // What one that was cut off did not hear may be claimed all the same.
+            self.unclaimed_since.fill(self.now);
             self.hold_if_anybody_claims();
         }
     }
