@@ -59,6 +59,8 @@ pub enum Mutant {
     Revocable,
     /// A candidate does not wait for answers.
     NoBarrier,
+    /// A candidate claims though one that comes before it is candidate too.
+    RankIgnored,
     /// A candidate counts answers that were given to its former rank.
     RankNotTold,
     /// A candidate counts as one no more once any message of it says so, though only heartbeats

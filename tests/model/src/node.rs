@@ -456,7 +456,7 @@ impl Step<'_> {
         let better = |slot: usize| {
             self.hears(slot) && self.node.peers[slot].candidate && self.comes_before_me(slot)
         };
-        if clear && !self.others().any(better) {
+        if clear && (self.is(Mutant::RankIgnored) || !self.others().any(better)) {
             self.own();
         }
     }

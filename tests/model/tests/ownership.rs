@@ -125,6 +125,11 @@ fn a_missing_barrier_is_found_out() {
 }
 
 #[test]
+fn a_rank_ignored_is_found_out() {
+    find_out(Mutant::RankIgnored, cold(2, [0, 1, 0]), ONE_OWNER);
+}
+
+#[test]
 fn an_answer_to_a_former_rank_is_found_out() {
     find_out(Mutant::RankNotTold, cold(2, [0, 1, 0]), ONE_OWNER);
 }

@@ -77,6 +77,8 @@ impl Bench {
         bench.copy(&root.join("tests/simulator/Cargo.toml"), "simulator/Cargo.toml")?;
         bench.copy_tree(&root.join("tests/simulator/src"), "simulator/src")?;
         bench.copy_tree(&root.join("control/src/cluster"), "control/src/cluster")?;
+        let test = "tests/protocol.rs";
+        bench.copy(&root.join("tests/simulator").join(test), &format!("simulator/{test}"))?;
         Ok(bench)
     }
 
@@ -87,17 +89,52 @@ impl Bench {
     pub fn hunt(&self, mutant: Option<&Mutant>, seeds: u64) -> Result<Verdict, String> {
         let Some(mutant) = mutant else {
             self.build()?;
-            return self.run(seeds, &[]);
+            let verdict = self.run(seeds, &[])?;
+            return self.or_test(verdict);
         };
         let file = format!("control/src/cluster/{}", mutant.file);
-        let whole =
-            fs::read_to_string(root().join(&file)).map_err(|error| format!("{file}: {error}"))?;
+        // As it was when the bench was set up: the sources may change meanwhile.
+        let whole = fs::read_to_string(self.dir.join(&file));
+        let whole = whole.map_err(|error| format!("{file}: {error}"))?;
         let write =
             |text: &str| self.write(&file, text).map_err(|error| format!("{file}: {error}"));
         write(&mutant.apply(&whole)?)?;
-        let verdict = self.build().and_then(|()| self.run(seeds, mutant.first));
+        let verdict =
+            self.build().and_then(|()| self.run(seeds, mutant.first)).and_then(|v| self.or_test(v));
         write(&whole)?;
         verdict.map_err(|why| format!("mutant {:?}: {why}", mutant.name))
+    }
+
+    /// Tries the simulator's `tests/protocol.rs` too if no scenario has found anything.
+    fn or_test(&self, verdict: Verdict) -> Result<Verdict, String> {
+        if !matches!(verdict, Verdict::Passed(_)) {
+            return Ok(verdict);
+        }
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let output = Command::new(cargo)
+            .args(["test", "--offline", "--quiet", "-p", "vipdp-simulator", "--test", "protocol"])
+            .env("CARGO_TARGET_DIR", self.dir.join("target"))
+            .env_remove("RUSTFLAGS")
+            .current_dir(&self.dir)
+            .output()
+            .map_err(|error| format!("cargo: {error}"))?;
+        if output.status.success() {
+            return Ok(verdict);
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let failed = text.lines().find_map(|line| {
+            line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" stdout ----"))
+        });
+        let failed = failed.ok_or_else(|| {
+            format!("its tests do not build:\n{}", String::from_utf8_lossy(&output.stderr))
+        })?;
+        Ok(Verdict::Caught {
+            scenario: failed.into(),
+            loss: "-".into(),
+            seed: "-".into(),
+            rule: "test".into(),
+            runs: "-".into(),
+        })
     }
 
     fn build(&self) -> Result<(), String> {
