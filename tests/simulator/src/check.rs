@@ -84,6 +84,11 @@ pub enum Check {
         /// How long the node was down, in nanoseconds.
         down_ns: u64,
     },
+    /// A stop's gap, of a loop that was not late enough to release its buckets.
+    Lapse {
+        /// How long the loop stood still, in nanoseconds.
+        stopped_ns: u64,
+    },
     /// No bucket unowned for long.
     L3,
     /// Convergence to the targets.
@@ -137,6 +142,12 @@ impl Bounds {
         down_ns + self.own(2 * self.h + self.losses * self.h) + 2 * self.delta + 2 * self.tick
     }
 
+    /// S3's price: a lease of D - h that was last renewed up to h and a tick before the stop ends
+    /// before the stop does.
+    pub fn lapse_ns(&self, stopped_ns: u64) -> u64 {
+        (self.own(stopped_ns + self.h) + self.tick).saturating_sub(self.d - self.h)
+    }
+
     /// L3: D + 4h + 2h * rank, with the last rank, and h per loss in a row.
     pub fn orphan_ns(&self) -> u64 {
         let ranks = 2 * self.nodes.saturating_sub(1);
@@ -179,6 +190,9 @@ impl Check {
             Self::S5 => heeds_a_repeat(history),
             Self::L1 => gap_outlasts(history, bounds.crash_ns()),
             Self::L2 { down_ns } => longest_gap_outlasts(history, bounds.restart_ns(down_ns)),
+            Self::Lapse { stopped_ns } => {
+                longest_gap_outlasts(history, bounds.lapse_ns(stopped_ns))
+            }
             Self::L3 => gap_outlasts(history, bounds.orphan_ns()),
             Self::L4 { more_ns } => settles_late(history, bounds.settle_ns() + more_ns),
             Self::One => settles_late(history, bounds.orphan_ns()),
@@ -455,6 +469,10 @@ mod tests {
         let restart = Check::L2 { down_ns: 120 * MS };
         assert!(holds(restart, &span(Fault::Gap, 1000, 1234)));
         assert!(!holds(restart, &span(Fault::Gap, 1000, 1235)));
+        // 150 + 50 + 6.25 - 200 ms, and a little for the clocks.
+        let lapse = Check::Lapse { stopped_ns: 150 * MS };
+        assert!(holds(lapse, &span(Fault::Gap, 1000, 1006)));
+        assert!(!holds(lapse, &span(Fault::Gap, 1000, 1007)));
         // D + 4h + 6h.
         assert!(holds(Check::L3, &span(Fault::Gap, 1000, 1757)));
         assert!(!holds(Check::L3, &span(Fault::Gap, 1000, 1758)));

@@ -463,7 +463,10 @@ impl<'a> Run<'a> {
         }
         let (at, silences) = (self.network.now, self.network.silences.len());
         self.network.run(D + 4 * H);
-        let quiet = self.network.silences.len() == silences;
+        // A majority that does not acknowledge for D - h/2 is a fault too: it fences.
+        let unacknowledged = self.scenario.partition == Partition::Majority
+            && self.network.link.losses_in_a_row + 1 >= u64::from(TIMING.multiplier);
+        let quiet = self.network.silences.len() == silences && !unacknowledged;
         let settles = self.rule_of_settling() != Check::One;
         if quiet && settles && self.settled_at.is_some() && self.network.coverage.changed_at > at {
             self.fail("F1", format!("buckets moved after all was settled at {}", at - EPOCH));

@@ -33,15 +33,17 @@ fn what_must_hold_holds_in_every_scenario_at_every_loss() {
 fn seeds_that_once_broke_something_do_so_no_more() {
     let once = [
         // A bucket came back to its giver before the echo, and both dropped it.
-        ("drain-all", 5, 2),
-        ("drain-all", 5, 6),
+        ("drain-all", 0, 7),
         // Two that did not hear each other, but both a third one, owned the same for a while.
         ("majority-pair-cut", 0, 0),
         ("majority-pair-cut", 5, 1),
-        ("pair-cut", 0, 3),
         // One that was deaf took for unclaimed what it had not heard of.
-        ("majority-pauses", 0, 4),
-        ("deaf-majority", 5, 9),
+        ("majority-pauses", 1, 5),
+        ("majority-pauses", 30, 6),
+        ("deaf-majority", 5, 7),
+        // One that started behind a cut did not heed that others said who is alive.
+        ("majority-restart-cut", 0, 0),
+        ("majority-restart-cut", 5, 26),
     ];
     let broken: Vec<_> = once
         .into_iter()
