@@ -179,7 +179,7 @@ impl Node {
     /// Idle -> Candidate: this node is the target, or nobody else comes forward, and nobody claims
     /// the bucket.
     fn become_candidate(&mut self, heard: &BucketSet) {
-        if self.waits_for_others_to_start() {
+        if self.waits_for_others_to_start() || self.knows_of_a_stranger() {
             return;
         }
         let mut fresh = self.targets.mine().clone();
@@ -209,6 +209,15 @@ impl Node {
         for cohort in &mut self.cohorts {
             (cohort.seq, cohort.since) = (None, self.now);
         }
+    }
+
+    /// Whether others say that a node is alive whose present session this one has not met: nobody
+    /// here knows what it claims. Whoever has met both hands over what is due.
+    fn knows_of_a_stranger(&self) -> bool {
+        let detection = self.detection_ns();
+        self.others()
+            .map(|slot| self.peer(slot))
+            .any(|peer| !peer.alive && peer.told_at.is_some_and(|at| self.now < at + detection))
     }
 
     /// When a cluster starts as a whole, nobody claims anything while others still listen: they

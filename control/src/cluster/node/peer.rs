@@ -30,6 +30,8 @@ pub(super) struct Peer {
     pub(super) known_at: u64,
     /// Whether `known_seq` advanced within D.
     pub(super) alive: bool,
+    /// When others last told that it is alive, in a session that has not proven itself here.
+    pub(super) told_at: Option<u64>,
 
     /// Its state as of `known_seq`.
     pub(super) flags: NodeFlags,

@@ -182,10 +182,13 @@ impl Node {
         for slot in self.others().filter(|&slot| slot != from) {
             let entry = message.entries[slot.index()];
             let peer = self.peer_mut(slot);
-            if peer.session.is_none()
-                || entry.tag != peer.tag()
-                || !entry.flags.contains(EntryFlags::ALIVE)
-            {
+            if !entry.flags.contains(EntryFlags::ALIVE) {
+                continue;
+            }
+            if peer.session.is_none() || entry.tag != peer.tag() {
+                if !peer.alive {
+                    peer.told_at = Some(now);
+                }
                 continue;
             }
             let was_alive = peer.alive;
