@@ -23,6 +23,7 @@
 pub mod check;
 pub mod clock;
 pub mod coverage;
+pub mod event;
 pub mod link;
 pub mod network;
 pub mod news;

@@ -12,7 +12,7 @@
 //!
 //! A node's place in the network is its slot, unless it was started as another one.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::{Arc, Mutex};
 
@@ -26,6 +26,7 @@ use vipdp_core::snapshot::{Holding, Holdings};
 
 use crate::clock::{Clock, EPOCH};
 use crate::coverage::Coverage;
+use crate::event::{Event, Packet, Queued};
 use crate::link::Link;
 use crate::news::News;
 use crate::random::Random;
@@ -81,52 +82,6 @@ pub fn config(parameters: Parameters) -> Arc<ClusterConfig> {
 pub fn keyring(send: u8, accept: &[u8]) -> Keyring {
     let keys = accept.iter().map(|&id| (KeyId(id), [id; KEY_LEN]));
     Keyring::new(KeyId(send), keys).expect("the key to send with is accepted")
-}
-
-/// A datagram.
-#[derive(Debug)]
-pub struct Packet {
-    /// The place that it was sent from.
-    pub from: usize,
-    /// What it says.
-    pub message: Message,
-    /// Its bytes, in a network that seals.
-    datagram: Vec<u8>,
-    /// What its sender knew of the others.
-    news: News,
-}
-
-enum Event {
-    Deliver { to: usize, packet: Arc<Packet>, damaged: bool },
-    Tick { node: usize, deadline: u64 },
-    LeaseEnd { node: usize, until: u64 },
-    Resume { node: usize },
-}
-
-/// An event in the order of its time, and of its making among those of one time.
-struct Queued {
-    key: (u64, u64),
-    event: Event,
-}
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Self) -> bool {
-        self.key == other.key
-    }
-}
-
-impl Eq for Queued {}
-
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Queued {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.key.cmp(&other.key)
-    }
 }
 
 /// A node, what is around it, and what it told.

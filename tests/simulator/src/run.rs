@@ -433,7 +433,7 @@ impl<'a> Run<'a> {
     fn settle(&mut self) {
         let more = match self.scenario.settles {
             Settles::Damped(more) => more,
-            _ => 0,
+            Settles::InTime => 0,
         };
         // Who stands still wakes up first.
         let last = self.acts.iter().copied().max().unwrap_or(0);
@@ -549,9 +549,7 @@ impl<'a> Run<'a> {
             checks.push(Check::F1);
         }
         checks.extend(&self.scenario.checks);
-        if self.scenario.settles != Settles::Scripted {
-            checks.push(settling);
-        }
+        checks.push(settling);
         if matches!(settling, Check::L4 { .. }) && history.settled_at.is_some() {
             checks.push(Check::B1);
         }

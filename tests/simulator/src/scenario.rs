@@ -131,10 +131,6 @@ pub enum Settles {
     InTime,
     /// After up to so many nanoseconds more: some are kept out for having failed often.
     Damped(u64),
-    /// Each bucket has one owner by L3, wherever.
-    Anywhere,
-    /// Nothing is asked: what must be is in the script.
-    Scripted,
 }
 
 /// A scenario.
