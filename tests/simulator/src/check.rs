@@ -48,6 +48,8 @@ pub struct History {
     pub acts: Vec<u64>,
     /// When not all running nodes could hear each other in time, from and to.
     pub disturbed: Vec<(u64, u64)>,
+    /// When no node ran whose service was well, from and to: then nobody may own anything.
+    pub nobody: Vec<(u64, u64)>,
     /// When nodes stood still.
     pub stops: Vec<Stop>,
     /// Times of D or more in which one running node had no news of another, from and to: somebody
@@ -283,7 +285,11 @@ fn heeds_a_repeat(history: &History) -> Found {
 /// L1, L3. A gap counts from the last thing that happened in it.
 fn gap_outlasts(history: &History, bound: u64) -> Found {
     of(history, Fault::Gap).find_map(|span| {
+        let ended = history.nobody.iter().filter(|&&(from, to)| from < span.to && to <= span.to);
+        let ended = ended.map(|&(_, to)| to).max().unwrap_or(0);
         let since = last_act(history, span.to.saturating_sub(1)).max(span.from);
+
+        let since = since.max(ended);
         if span.to - since > bound { tell(span, bound) } else { None }
     })
 }

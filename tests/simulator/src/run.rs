@@ -76,6 +76,10 @@ struct Run<'a> {
     acts: Vec<u64>,
     disturbed: Vec<(u64, u64)>,
     disturbed_since: Option<u64>,
+    /// The longest delay since the network was last well.
+    slowest: u64,
+    nobody: Vec<(u64, u64)>,
+    nobody_since: Option<u64>,
     /// From when on all is to come to where it belongs.
     asked_at: u64,
     settled_at: Option<u64>,
@@ -119,6 +123,9 @@ impl<'a> Run<'a> {
             acts: Vec::new(),
             disturbed: Vec::new(),
             disturbed_since: None,
+            slowest: 0,
+            nobody: Vec::new(),
+            nobody_since: None,
             asked_at: 0,
             settled_at: None,
             violations: Vec::new(),
@@ -311,10 +318,18 @@ impl<'a> Run<'a> {
         let (now, link) = (self.network.now, &self.network.link);
         // A datagram later than h is as good as lost.
         let slow = link.delay_max() > H;
+        self.slowest = self.slowest.max(link.delay_max());
         if slow || !link.cuts.is_empty() {
             self.disturbed_since.get_or_insert(now);
         } else if let Some(since) = self.disturbed_since.take() {
-            self.disturbed.push((since, now));
+            // What was sent before may be under way for as long as it took.
+            self.disturbed.push((since, now + std::mem::take(&mut self.slowest)));
+        }
+        let willing = |place: &usize| self.network.hosts[*place].is_some() && self.healthy[*place];
+        if !(0..=self.count).any(|place| willing(&place)) {
+            self.nobody_since.get_or_insert(now);
+        } else if let Some(since) = self.nobody_since.take() {
+            self.nobody.push((since, now));
         }
     }
 
@@ -530,6 +545,7 @@ impl<'a> Run<'a> {
             repeats: std::mem::take(&mut self.network.repeats),
             acts,
             disturbed,
+            nobody: std::mem::take(&mut self.nobody),
             stops: std::mem::take(&mut self.network.stops),
             silences: self.network.silences.clone(),
             asked_at: self.asked_at,
