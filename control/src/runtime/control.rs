@@ -307,7 +307,7 @@ impl Control {
             if moves {
                 info!("the workers make progress again");
             } else {
-                error!("a worker stands still: this node gives its buckets away");
+                error!("a worker stands still: others are to take this node's buckets");
             }
             self.step(turn, now, Input::Health { willing: moves });
         }
