@@ -2,7 +2,7 @@
 //! of their own.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::admin::{self, Request, Response};
 use crate::config::{Config, HASH_KEY_LEN, HEARTBEAT_KEY_LEN, HeartbeatKey, key_file};
+use crate::runtime::random;
 use crate::status::Status;
 
 /// Where the node's file is unless the command line says otherwise.
@@ -162,9 +163,7 @@ fn ask(config: &Path, node: &NodeArgs, request: Request) -> anyhow::Result<Respo
 /// If it exists, or cannot be written.
 pub fn keygen(path: &Path, id: u8) -> anyhow::Result<()> {
     let mut secrets = [0; HASH_KEY_LEN + HEARTBEAT_KEY_LEN];
-    File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut secrets))
-        .context("no random bytes from /dev/urandom")?;
+    random::fill(&mut secrets).context("no random bytes from /dev/urandom")?;
     let mut key = HeartbeatKey { id, secret: [0; HEARTBEAT_KEY_LEN] };
     let mut hash_key = [0; HASH_KEY_LEN];
     hash_key.copy_from_slice(&secrets[..HASH_KEY_LEN]);

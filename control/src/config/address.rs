@@ -83,14 +83,12 @@ fn parse_mac(text: &str) -> Option<MacAddr> {
 
 /// The MAC address of an IPv4 group (RFC 1112, section 6.4).
 pub(super) fn group_mac_v4(group: Ipv4Addr) -> MacAddr {
-    let [_, b, c, d] = group.octets();
-    MacAddr([0x01, 0x00, 0x5e, b & 0x7f, c, d])
+    MacAddr::of_ipv4_group(group).expect("the address was checked to be a group's")
 }
 
 /// The MAC address of an IPv6 group (RFC 2464, section 7).
 pub(super) fn group_mac_v6(group: Ipv6Addr) -> MacAddr {
-    let [.., a, b, c, d] = group.octets();
-    MacAddr([0x33, 0x33, a, b, c, d])
+    MacAddr::of_ipv6_group(group).expect("the address was checked to be a group's")
 }
 
 /// The MAC address of a group.

@@ -106,15 +106,8 @@ pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
 /// section 7); `None` when the address is not a group's.
 pub fn group_mac(group: IpAddr) -> Option<MacAddr> {
     match group {
-        _ if !group.is_multicast() => None,
-        IpAddr::V4(group) => {
-            let [_, a, b, c] = group.octets();
-            Some(MacAddr([0x01, 0x00, 0x5e, a & 0x7f, b, c]))
-        }
-        IpAddr::V6(group) => {
-            let [.., a, b, c, d] = group.octets();
-            Some(MacAddr([0x33, 0x33, a, b, c, d]))
-        }
+        IpAddr::V4(group) => MacAddr::of_ipv4_group(group),
+        IpAddr::V6(group) => MacAddr::of_ipv6_group(group),
     }
 }
 
