@@ -1,7 +1,10 @@
-//! Who should serve which bucket: for every bucket, all members in order of preference.
+//! Who should serve which bucket: for every bucket, members in order of preference.
 //!
-//! The lists are made by *fold and layer*, with integers only, from the members and a seed that
-//! the whole cluster shares, so that every node comes to the same lists by itself.
+//! Where the router chooses the bucket (`tiered`), bucket r stands for next-hop address r, and its
+//! list is that of [`addresses`](super::addresses). Where the hash of the client does, all members
+//! stand in every list. These lists are made by *fold and layer*, with integers only, from the
+//! members and a seed that the whole cluster shares, so that every node comes to the same lists by
+//! itself.
 //!
 //! - **Fold.** Members join in the order of their slots. Each newcomer gets its quota of buckets
 //!   from those who now have too many, the buckets with the highest keyed hash first. So adding a
@@ -20,14 +23,16 @@ use std::cmp::Reverse;
 use vipdp_core::bucket::{BUCKETS, Bucket};
 use vipdp_core::slot::Slot;
 
+use super::addresses::{Addresses, AddressesError};
 use super::config::Member;
 
-/// All members in order of preference, for every bucket.
+/// Members in order of preference, for every bucket.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Assignment {
-    /// One row of `members` slots per bucket, the first choice first.
+    /// One row of `row_len` slots per bucket, the first choice first. Buckets from the number of
+    /// rows on have nobody.
     rows: Box<[Slot]>,
-    members: usize,
+    row_len: usize,
     seed: u64,
 }
 
@@ -54,15 +59,33 @@ impl Assignment {
             tail.sort_unstable_by_key(|&key| Reverse(key));
             rows.extend(tail.iter().map(|&(_, slot)| slot));
         }
-        Self { rows: rows.into(), members: members.len(), seed: hash.0 }
+        Self { rows: rows.into(), row_len: members.len(), seed: hash.0 }
     }
 
-    /// All members, tombstones included, in the order in which they should serve `bucket`.
+    /// The lists of next-hop addresses: bucket r has the nodes of address r, `tiers` of them, and
+    /// buckets beyond the addresses have nobody. `members`, tombstones included, are numbered by
+    /// their places. Weights do not count: the router gives every address the same load.
+    ///
+    /// # Errors
+    /// If there are no such addresses, or too many: [`AddressesError`].
+    pub fn of_addresses(
+        members: &[Member],
+        tiers: usize,
+        compact: bool,
+    ) -> Result<Self, AddressesError> {
+        let addresses = Addresses::new(members.len(), tiers, compact)?;
+        let slots = addresses.lists().flatten().map(|&node| members[usize::from(node)].slot);
+        Ok(Self { rows: slots.collect(), row_len: tiers, seed: 0 })
+    }
+
+    /// The members, tombstones included, that may serve `bucket`, in the order in which they should:
+    /// all of them, or those of the address that the bucket stands for. Empty if it stands for none.
     pub fn preference(&self, bucket: Bucket) -> &[Slot] {
-        &self.rows[bucket.index() * self.members..][..self.members]
+        let start = bucket.index() * self.row_len;
+        self.rows.get(start..start + self.row_len).unwrap_or_default()
     }
 
-    /// The place of `slot` in the list of `bucket`, counted from 0; `None` if it is no member.
+    /// The place of `slot` in the list of `bucket`, counted from 0; `None` if it is not there.
     pub fn rank(&self, bucket: Bucket, slot: Slot) -> Option<usize> {
         self.preference(bucket).iter().position(|&member| member == slot)
     }
@@ -76,7 +99,7 @@ impl Assignment {
 
 impl std::fmt::Debug for Assignment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "lists of {} members", self.members)
+        write!(f, "{} lists of {} members", self.rows.len() / self.row_len, self.row_len)
     }
 }
 

@@ -20,7 +20,7 @@ fn assignment(weights: &[u8]) -> Assignment {
 
 /// How many buckets each member has when `failed` are down.
 fn loads(assignment: &Assignment, failed: &[usize]) -> Vec<usize> {
-    let mut loads = vec![0; assignment.members];
+    let mut loads = vec![0; assignment.row_len];
     for bucket in Bucket::all() {
         let up = |slot: &&Slot| !failed.contains(&slot.index());
         loads[assignment.preference(bucket).iter().find(up).unwrap().index()] += 1;
@@ -136,6 +136,43 @@ fn lists_depend_on_the_seed_and_on_nothing_else() {
     let members = members(&[1, 2, 3]);
     assert!(Assignment::new(&members, SEED) == Assignment::new(&members, SEED));
     assert!(Assignment::new(&members, SEED) != Assignment::new(&members, [0; 16]));
+}
+
+#[test]
+fn addresses_have_the_members_of_their_tiers_and_other_buckets_nobody() {
+    // Slots with gaps, and a tombstone: the place in the list counts, not the slot.
+    let mut members = members(&[1, 9, 1, 1, 1]);
+    for (member, slot) in members.iter_mut().zip([1, 5, 8, 40, 63]) {
+        member.slot = Slot::new(slot).unwrap();
+    }
+    members[2].tombstone = true;
+    for (tiers, compact) in [(2, false), (3, false), (3, true)] {
+        let assignment = Assignment::of_addresses(&members, tiers, compact).unwrap();
+        let addresses = Addresses::new(members.len(), tiers, compact).unwrap();
+        for bucket in Bucket::all() {
+            let list = addresses.list(bucket.index()).unwrap_or_default();
+            let slots = list.iter().map(|&node| members[usize::from(node)].slot);
+            assert!(assignment.preference(bucket).iter().copied().eq(slots), "{bucket:?}");
+            for (rank, &slot) in assignment.preference(bucket).iter().enumerate() {
+                assert_eq!(assignment.rank(bucket, slot), Some(rank));
+            }
+            assert_eq!(assignment.rank(bucket, Slot::new(2).unwrap()), None);
+        }
+    }
+    assert!(Assignment::of_addresses(&members, 4, false).is_err());
+}
+
+#[test]
+fn a_new_member_leaves_the_lists_of_all_addresses_as_they_were() {
+    let (before, after) = (members(&[1; 6]), members(&[1; 7]));
+    let lists = |members: &[Member]| Assignment::of_addresses(members, 2, false).unwrap();
+    let (before, after) = (lists(&before), lists(&after));
+    for bucket in Bucket::all() {
+        let (old, new) = (before.preference(bucket), after.preference(bucket));
+        let joined = new.contains(&Slot::new(6).unwrap());
+        assert!(if bucket.index() < 30 { old == new } else { old.is_empty() });
+        assert_eq!(joined, (30..42).contains(&bucket.index()), "{bucket:?}");
+    }
 }
 
 proptest! {

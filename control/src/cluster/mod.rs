@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 pub mod assignment;
 pub mod auth;
 pub mod config;
