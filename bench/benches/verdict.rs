@@ -24,7 +24,8 @@ use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::memory::MemoryPort;
 use vipdp_core::port::{BURST, Host, Refused};
 use vipdp_core::slot::SLOTS;
-use vipdp_core::snapshot::{Holdings, Publication, Service, SharedMac, Snapshot, Vips};
+use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, SharedMac, Snapshot, Vips};
+use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::wire::protocol::{TCP, UDP};
 use vipdp_core::worker::{Shared, Worker};
 
@@ -60,7 +61,7 @@ fn worker(flows_max: usize) -> Worker<MemoryPort, Sink> {
         vips: Vips::new([VIP4.into(), VIP6.into()]),
         client_hash: ClientHash::new([0x5a; 16], HashInput::Address),
         sticky_udp_ports: [443].into(),
-        shared_mac: SharedMac::unicast(SHARED),
+        ingress: Ingress::SharedMac(SharedMac::unicast(SHARED)),
         own_mac: OWN,
         host_mac: HOST,
         host_mtu: 1500,
@@ -73,12 +74,15 @@ fn worker(flows_max: usize) -> Worker<MemoryPort, Sink> {
         generation: 1,
         lease_until_ns: u64::MAX,
         holdings: Holdings::owning(&owned),
+        previous: Arc::new(PreviousOwners::none()),
+        latest: None,
         service: Arc::new(service),
     };
     let shared = Shared {
         publication: Arc::new(Publication::new(snapshot)),
         flows: Arc::new(FlowTable::new(flows_max, [1, 2])),
         unresolved: Arc::new(ArrayQueue::new(1)),
+        claims: Arc::new(ArrayQueue::new(1)),
     };
     Worker::new(MemoryPort::new(RING), Sink, shared, Arc::<WorkerCounters>::default())
 }

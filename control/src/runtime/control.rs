@@ -21,6 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, error, info, warn};
 use vipdp_core::bucket::BucketSet;
 use vipdp_core::snapshot::{Holdings, Publisher, Service, Snapshot};
+use vipdp_core::tiered::PreviousOwners;
 use vipdp_io::neighbor::EgressTable;
 
 use super::clock::monotonic_ns;
@@ -397,6 +398,8 @@ impl Control {
             generation: turn.generation,
             lease_until_ns: turn.lease_until_ns,
             holdings: turn.overlap.holdings(monotonic_ns()),
+            previous: Arc::new(PreviousOwners::none()),
+            latest: None,
             service: Arc::new(service),
         });
     }

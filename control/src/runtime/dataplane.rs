@@ -12,8 +12,10 @@ use crossbeam::queue::ArrayQueue;
 use vipdp_core::counters::WorkerCounters;
 use vipdp_core::flow::FlowTable;
 use vipdp_core::hash::ClientHash;
+use vipdp_core::prefix::Prefix;
 use vipdp_core::slot::SLOTS;
-use vipdp_core::snapshot::{Holdings, Publication, Service, Snapshot, Vips};
+use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, Snapshot, Vips};
+use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::worker::{Shared, Worker};
 use vipdp_io::af_xdp::{self, AfXdpPort};
 use vipdp_io::host::{EgressTap, HostGuard, HostPlan};
@@ -31,6 +33,10 @@ use crate::config::{
 /// How many next hops may wait for resolution. A burst's worth: the control thread looks many times
 /// a second.
 const UNRESOLVED_MAX: usize = vipdp_core::port::BURST;
+
+/// How many claims of others may wait for the control thread. A stranger who claims faster than it
+/// looks is no better known for it.
+const CLAIMS_MAX: usize = vipdp_core::port::BURST;
 
 /// The data plane of a node, running. Dropping it stops the workers, then gives the frames back to
 /// the kernel, then the host its settings: the fields are in that order.
@@ -119,10 +125,10 @@ fn groups(shared_mac: SharedMacConfig) -> Vec<IpAddr> {
 fn service(config: &Config, link: &Link, tap: &Link, shared_mac: SharedMacConfig) -> Service {
     let cluster = &config.cluster;
     Service {
-        vips: Vips::new(cluster.vips.iter().copied()),
+        vips: Vips::new(cluster.vips.iter().copied().map(Prefix::from)),
         client_hash: ClientHash::new(config.keys.hash_key(), cluster.hash),
         sticky_udp_ports: cluster.sticky_udp_ports.as_slice().into(),
-        shared_mac: shared_mac.macs(),
+        ingress: Ingress::SharedMac(shared_mac.macs()),
         own_mac: link.mac,
         host_mac: tap.mac,
         host_mtu: tap.mtu.min(u32::from(u16::MAX)) as u16,
@@ -141,12 +147,15 @@ fn shared(config: &Config, service: &Service) -> Result<Shared> {
         generation: 0,
         lease_until_ns: 0,
         holdings: Holdings::none(),
+        previous: Arc::new(PreviousOwners::none()),
+        latest: None,
         service: Arc::new(service.clone()),
     };
     Ok(Shared {
         publication: Arc::new(Publication::new(nothing)),
         flows: Arc::new(FlowTable::new(config.node.flows_max, [word(low), word(high)])),
         unresolved: Arc::new(ArrayQueue::new(UNRESOLVED_MAX)),
+        claims: Arc::new(ArrayQueue::new(CLAIMS_MAX)),
     })
 }
 

@@ -20,7 +20,7 @@ use crate::parse::{
     Arp, Fragment, IpPacket, NeighborAdvertisement, NeighborSolicitation, Parsed, Payload, Ports,
     Quoted, TcpFlags, Transport,
 };
-use crate::snapshot::{Holding, Service, Snapshot};
+use crate::snapshot::{Holding, Ingress, Service, SharedMac, Snapshot};
 use crate::verdict::{DropReason, ReplyKind, Verdict};
 use crate::wire::ethernet::MacAddr;
 use crate::wire::protocol::{TCP, UDP};
@@ -102,11 +102,16 @@ pub fn lookup(service: &Service, flows: &FlowTable, parsed: &Parsed) -> Lookup {
     if parsed.vlan != service.vlan {
         return dropped(DropReason::WrongVlan);
     }
+    let Ingress::SharedMac(shared) = service.ingress else {
+        return dropped(DropReason::NotVip);
+    };
     match &parsed.payload {
-        Payload::Ip(packet) => lookup_ip(service, flows, parsed, packet),
-        Payload::Arp(arp) => lookup_arp(service, parsed, arp),
-        Payload::NeighborSolicitation(request) => lookup_solicitation(service, parsed, request),
-        Payload::NeighborAdvertisement(heard) => lookup_advertisement(service, heard),
+        Payload::Ip(packet) => lookup_ip(service, shared, flows, parsed, packet),
+        Payload::Arp(arp) => lookup_arp(service, shared, parsed, arp),
+        Payload::NeighborSolicitation(request) => {
+            lookup_solicitation(service, shared, parsed, request)
+        }
+        Payload::NeighborAdvertisement(heard) => lookup_advertisement(service, shared, heard),
     }
 }
 
@@ -119,8 +124,8 @@ fn question_is_for_us(dst: MacAddr, shared: MacAddr, own: MacAddr) -> bool {
     dst.is_group() || dst == shared || dst == own
 }
 
-fn lookup_arp(service: &Service, parsed: &Parsed, arp: &Arp) -> Lookup {
-    let shared = service.shared_mac.v4;
+fn lookup_arp(service: &Service, shared: SharedMac, parsed: &Parsed, arp: &Arp) -> Lookup {
+    let shared = shared.v4;
     if service.vips.contains_v4(arp.sender_ip) {
         // Our own answers name the shared address, and a switch that knows no port for the
         // asker floods them to us.
@@ -141,13 +146,14 @@ fn lookup_arp(service: &Service, parsed: &Parsed, arp: &Arp) -> Lookup {
 
 fn lookup_solicitation(
     service: &Service,
+    shared: SharedMac,
     parsed: &Parsed,
     request: &NeighborSolicitation,
 ) -> Lookup {
     if !service.vips.contains_v6(request.target) {
         return dropped(DropReason::NotVip);
     }
-    if !question_is_for_us(parsed.dst, service.shared_mac.v6, service.own_mac) {
+    if !question_is_for_us(parsed.dst, shared.v6, service.own_mac) {
         return dropped(DropReason::WrongMac);
     }
     Lookup::Question {
@@ -156,11 +162,15 @@ fn lookup_solicitation(
     }
 }
 
-fn lookup_advertisement(service: &Service, heard: &NeighborAdvertisement) -> Lookup {
+fn lookup_advertisement(
+    service: &Service,
+    shared: SharedMac,
+    heard: &NeighborAdvertisement,
+) -> Lookup {
     if !service.vips.contains_v6(heard.target) {
         return dropped(DropReason::NotVip);
     }
-    let ours = heard.target_mac == Some(service.shared_mac.v6);
+    let ours = heard.target_mac == Some(shared.v6);
     dropped(if ours { DropReason::NotARequest } else { DropReason::ForeignClaim })
 }
 
@@ -170,13 +180,19 @@ fn asker(service: &Service, address: IpAddr) -> Bucket {
     Bucket::of_hash(service.client_hash.hash(address, 0))
 }
 
-fn lookup_ip(service: &Service, flows: &FlowTable, parsed: &Parsed, packet: &IpPacket) -> Lookup {
+fn lookup_ip(
+    service: &Service,
+    shared: SharedMac,
+    flows: &FlowTable,
+    parsed: &Parsed,
+    packet: &IpPacket,
+) -> Lookup {
     if !service.vips.contains(packet.dst) {
         return dropped(DropReason::NotVip);
     }
     let shared = match packet.dst {
-        IpAddr::V4(_) => service.shared_mac.v4,
-        IpAddr::V6(_) => service.shared_mac.v6,
+        IpAddr::V4(_) => shared.v4,
+        IpAddr::V6(_) => shared.v6,
     };
     if parsed.dst != shared && parsed.dst != service.own_mac {
         return dropped(DropReason::WrongMac);

@@ -11,7 +11,9 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::bucket::{BUCKETS, Bucket, BucketSet};
 use crate::hash::ClientHash;
+use crate::prefix::Prefix;
 use crate::slot::{SLOTS, Slot};
+use crate::tiered::{PreviousOwners, Tiered};
 use crate::wire::ethernet::MacAddr;
 
 /// The whole of what a worker decides by, apart from the flow table.
@@ -22,8 +24,13 @@ pub struct Snapshot {
     /// No new flow is accepted from this moment on (monotonic clock, nanoseconds): it bounds how
     /// long a stopped control thread can keep claiming.
     pub lease_until_ns: u64,
-    /// What this node holds of each bucket.
+    /// What this node holds of each bucket; in the tiered mode, of each next-hop address.
     pub holdings: Holdings,
+    /// Who had the next-hop addresses before, in the tiered mode.
+    pub previous: Arc<PreviousOwners>,
+    /// The next-hop address, of those held, that this node has come by last; `None` if it holds
+    /// none. It stands for the address that a packet came by where the frame does not say it.
+    pub latest: Option<Bucket>,
     /// What changes only with a configuration or the link.
     pub service: Arc<Service>,
 }
@@ -38,7 +45,9 @@ pub enum Holding {
     /// This node serves it, and was handed it so lately that the giver may still be forwarding: a
     /// packet may come twice, by the wire and by the giver, and is served once.
     TakenOver,
-    /// This node is handing it to the member in this slot: new flows are forwarded there.
+    /// This node is handing it to the member in this slot. New flows are forwarded there, except in
+    /// the tiered mode: there this node serves until the member has taken over, since only then
+    /// does the router send to it.
     Granted(Slot),
 }
 
@@ -112,8 +121,8 @@ pub struct Service {
     /// UDP ports whose flows are tracked, so that they stay where they are when the bucket moves
     /// (QUIC, DTLS). All others, DNS for one, move with their bucket. Sorted.
     pub sticky_udp_ports: Box<[u16]>,
-    /// The MAC address that the VIPs resolve to.
-    pub shared_mac: SharedMac,
+    /// How packets reach this node.
+    pub ingress: Ingress,
     /// This node's own MAC address on the segment: the source of every frame that leaves.
     pub own_mac: MacAddr,
     /// MAC address of the host's side of the hand-off: the TAP.
@@ -126,6 +135,15 @@ pub struct Service {
     pub peer_macs: [Option<MacAddr>; SLOTS],
     /// How frames from the host leave by the data plane; `None` with `egress = "direct"`.
     pub egress: Option<Egress>,
+}
+
+/// How packets reach the nodes: the ingress mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ingress {
+    /// Every node receives every frame. The VIPs resolve to these addresses.
+    SharedMac(SharedMac),
+    /// A router sends each packet to one of many next-hop addresses, each of which one node owns.
+    Tiered(Tiered),
 }
 
 /// The MAC addresses that all nodes listen to and none ever sends from.
@@ -144,29 +162,34 @@ impl SharedMac {
     }
 }
 
-/// The service addresses.
+/// The service addresses: of each family, ranges that have no address in common, in ascending
+/// order. A single address is a range of one, and costs what it would in a sorted list.
 #[derive(Clone, Debug, Default)]
 pub struct Vips {
-    v4: Box<[Ipv4Addr]>,
-    v6: Box<[Ipv6Addr]>,
+    v4: Box<[(Ipv4Addr, Ipv4Addr)]>,
+    v6: Box<[(Ipv6Addr, Ipv6Addr)]>,
 }
 
 impl Vips {
-    /// The set of `addresses`.
-    pub fn new(addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+    /// The addresses in any of `prefixes`, which may overlap.
+    pub fn new(prefixes: impl IntoIterator<Item = Prefix>) -> Self {
+        let mut prefixes: Vec<Prefix> = prefixes.into_iter().collect();
+        // The larger of two that start alike comes first, and the other is left out.
+        prefixes.sort_unstable_by_key(|prefix| (prefix.network(), prefix.prefix_len()));
+        prefixes.dedup_by(|next, prefix| prefix.overlaps(*next));
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for address in addresses {
-            match address {
-                IpAddr::V4(address) => v4.push(address),
-                IpAddr::V6(address) => v6.push(address),
+        for prefix in prefixes {
+            match (prefix.network(), prefix.last()) {
+                (IpAddr::V4(first), IpAddr::V4(last)) => v4.push((first, last)),
+                (IpAddr::V6(first), IpAddr::V6(last)) => v6.push((first, last)),
+                _ => unreachable!("a prefix has one family"),
             }
         }
-        v4.sort_unstable();
-        v6.sort_unstable();
         Self { v4: v4.into(), v6: v6.into() }
     }
 
     /// Whether `address` is a VIP.
+    #[inline]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => self.contains_v4(address),
@@ -175,14 +198,23 @@ impl Vips {
     }
 
     /// Whether `address` is a VIP.
+    #[inline]
     pub fn contains_v4(&self, address: Ipv4Addr) -> bool {
-        self.v4.binary_search(&address).is_ok()
+        contains(&self.v4, address)
     }
 
     /// Whether `address` is a VIP.
+    #[inline]
     pub fn contains_v6(&self, address: Ipv6Addr) -> bool {
-        self.v6.binary_search(&address).is_ok()
+        contains(&self.v6, address)
     }
+}
+
+/// Whether `address` is in one of `ranges`: the last that starts at or below it.
+#[inline]
+fn contains<A: Ord + Copy>(ranges: &[(A, A)], address: A) -> bool {
+    let starting = ranges.partition_point(|&(first, _)| first <= address);
+    starting > 0 && address <= ranges[starting - 1].1
 }
 
 /// How frames from the host find their next hop when they leave by the data plane.
@@ -300,6 +332,53 @@ mod tests {
         let mut granted = Holdings::none();
         granted.set(bucket(7), Holding::Granted(Slot::new(0).unwrap()));
         assert!(!granted.is_empty());
+    }
+
+    #[test]
+    fn a_vip_is_an_address_in_any_prefix() {
+        let prefixes = [
+            "192.0.2.53",
+            "198.51.100.0/24",
+            "198.51.100.128/25",
+            "198.51.100.0/32",
+            "198.51.101.0/24",
+            "203.0.113.255",
+            "2001:db8:53::/64",
+            "2001:db8::53",
+        ];
+        let vips = Vips::new(prefixes.map(|prefix| prefix.parse().unwrap()));
+        let contains = |address: &str| vips.contains(address.parse().unwrap());
+        for vip in [
+            "192.0.2.53",
+            "198.51.100.0",
+            "198.51.100.127",
+            "198.51.100.255",
+            "198.51.101.255",
+            "203.0.113.255",
+            "2001:db8:53::",
+            "2001:db8:53:0:ffff:ffff:ffff:ffff",
+            "2001:db8::53",
+        ] {
+            assert!(contains(vip), "{vip}");
+        }
+        for other in [
+            "0.0.0.0",
+            "192.0.2.52",
+            "192.0.2.54",
+            "198.51.99.255",
+            "198.51.102.0",
+            "203.0.113.254",
+            "255.255.255.255",
+            "::",
+            "2001:db8:52:ffff:ffff:ffff:ffff:ffff",
+            "2001:db8:53:1::",
+            "2001:db8::54",
+            "::192.0.2.53",
+        ] {
+            assert!(!contains(other), "{other}");
+        }
+        assert!(!Vips::default().contains_v4(Ipv4Addr::UNSPECIFIED));
+        assert!(Vips::new(["::/0".parse().unwrap()]).contains_v6(Ipv6Addr::UNSPECIFIED));
     }
 
     #[test]

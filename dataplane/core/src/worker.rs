@@ -19,7 +19,7 @@ use crate::port::{BURST, Host, Port, Refused};
 use crate::reply;
 use crate::rewrite;
 use crate::slot::Slot;
-use crate::snapshot::{Publication, Service, Snapshot};
+use crate::snapshot::{Ingress, Publication, Service, Snapshot};
 use crate::verdict::{DropReason, ReplyKind, Verdict};
 use crate::wire::ethernet::{self, MacAddr};
 
@@ -33,6 +33,21 @@ pub struct Shared {
     /// Next hops whose MAC address a worker missed; the control thread has them resolved. When it
     /// is full, further ones are dropped: they will be missed again.
     pub unresolved: Arc<ArrayQueue<IpAddr>>,
+    /// Claims of VIPs and next-hop addresses that others have made; the control thread judges them.
+    /// When it is full, further ones are forgotten: whoever means a claim repeats it.
+    pub claims: Arc<ArrayQueue<HeardClaim>>,
+}
+
+/// An ARP packet or a neighbour advertisement that says where one of our addresses is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeardClaim {
+    /// The address: a VIP in the shared-mac mode, a next-hop address in the tiered mode.
+    pub address: IpAddr,
+    /// The MAC address that it is said to have.
+    pub mac: MacAddr,
+    /// Whether no member says so: `mac` is not what a member would give. False only in the tiered
+    /// mode; in the shared-mac mode members' claims all look alike and are not passed on.
+    pub is_foreign: bool,
 }
 
 /// One worker, over one port and one queue of the host.
@@ -215,7 +230,10 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     fn reply(&mut self, service: &Service, mut frame: P::Frame, parsed: &Parsed, kind: ReplyKind) {
         let buffer = self.port.buffer_mut(&mut frame);
-        let (shared, own) = (service.shared_mac, service.own_mac);
+        let Ingress::SharedMac(shared) = service.ingress else {
+            unreachable!("only the shared-mac mode answers")
+        };
+        let own = service.own_mac;
         let (len, count) = match (&parsed.payload, kind) {
             (Payload::Arp(request), ReplyKind::Arp) => {
                 (reply::arp_reply(buffer, parsed, request, shared.v4, own), Count::ArpReplies)

@@ -18,8 +18,10 @@ use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::memory::{MemoryHost, MemoryPort};
 use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{
-    Egress, Holding, Holdings, Publication, Publisher, Route, Service, SharedMac, Snapshot, Vips,
+    Egress, Holding, Holdings, Ingress, Publication, Publisher, Route, Service, SharedMac,
+    Snapshot, Vips,
 };
+use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::DropReason;
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::worker::{Shared, Worker};
@@ -75,7 +77,7 @@ impl Node {
             vips: Vips::new([VIP4.into(), VIP6.into()]),
             client_hash: ClientHash::new([7; 16], input),
             sticky_udp_ports: [QUIC].into(),
-            shared_mac: SharedMac::unicast(SHARED),
+            ingress: Ingress::SharedMac(SharedMac::unicast(SHARED)),
             own_mac: OWN,
             host_mac: HOST,
             host_mtu: 1500,
@@ -94,6 +96,8 @@ impl Node {
             generation: 0,
             lease_until_ns: 0,
             holdings: Holdings::none(),
+            previous: Arc::new(PreviousOwners::none()),
+            latest: None,
             service: Arc::new(service.clone()),
         }));
         let counters = Arc::<WorkerCounters>::default();
@@ -101,6 +105,7 @@ impl Node {
             publication: Arc::clone(&publication),
             flows: Arc::new(FlowTable::new(1024, [1, 2])),
             unresolved: Arc::new(ArrayQueue::new(4)),
+            claims: Arc::new(ArrayQueue::new(4)),
         };
         let (port, host) = (MemoryPort::new(FRAMES), MemoryHost::default());
         let worker = Worker::new(port, host, shared, Arc::clone(&counters));
@@ -116,6 +121,8 @@ impl Node {
             generation: 1,
             lease_until_ns: self.lease_until_ns,
             holdings: self.holdings.clone(),
+            previous: Arc::new(PreviousOwners::none()),
+            latest: None,
             service: Arc::new(self.service.clone()),
         });
     }
