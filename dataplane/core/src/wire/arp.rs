@@ -87,6 +87,17 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// Writes a request: `sender_ip`, at `sender_mac`, wants to know where `target_ip` is. With the
+/// unspecified address for a sender it is a probe, which enters no cache (RFC 5227, section 2.1.1).
+pub fn emit_request(
+    packet: &mut [u8; LEN],
+    sender_mac: MacAddr,
+    sender_ip: Ipv4Addr,
+    target_ip: Ipv4Addr,
+) {
+    emit(packet, REQUEST, (sender_mac, sender_ip), (MacAddr::default(), target_ip));
+}
+
 /// Writes a reply: `sender_ip` is at `sender_mac`, told to the target.
 pub fn emit_reply(
     packet: &mut [u8; LEN],
@@ -95,10 +106,19 @@ pub fn emit_reply(
     target_mac: MacAddr,
     target_ip: Ipv4Addr,
 ) {
+    emit(packet, REPLY, (sender_mac, sender_ip), (target_mac, target_ip));
+}
+
+fn emit(
+    packet: &mut [u8; LEN],
+    operation: u16,
+    (sender_mac, sender_ip): (MacAddr, Ipv4Addr),
+    (target_mac, target_ip): (MacAddr, Ipv4Addr),
+) {
     field::HARDWARE_TYPE.write(packet, ETHERNET.to_be_bytes());
     field::PROTOCOL_TYPE.write(packet, ethernet::IPV4.to_be_bytes());
     field::LENGTHS.write(packet, [6, 4]);
-    field::OPERATION.write(packet, REPLY.to_be_bytes());
+    field::OPERATION.write(packet, operation.to_be_bytes());
     field::SENDER_MAC.write(packet, sender_mac.0);
     field::SENDER_IP.write(packet, sender_ip.octets());
     field::TARGET_MAC.write(packet, target_mac.0);
@@ -134,6 +154,18 @@ mod tests {
         assert_eq!(packet.sender_ip(), Ipv4Addr::new(192, 0, 2, 53));
         assert_eq!(packet.target_mac(), MacAddr([2, 0, 0, 0, 0, 0x01]));
         assert_eq!(packet.target_ip(), Ipv4Addr::new(192, 0, 2, 1));
+    }
+
+    #[test]
+    fn a_request_asks_for_the_target_and_names_no_mac_for_it() {
+        let mut bytes = [0xff; LEN];
+        let asker = (MacAddr([2, 0, 0, 0, 0, 0x01]), Ipv4Addr::new(192, 0, 2, 1));
+        emit_request(&mut bytes, asker.0, asker.1, Ipv4Addr::new(192, 0, 2, 53));
+        let packet = Packet::new(&bytes).unwrap();
+        assert!(packet.is_request());
+        assert_eq!((packet.sender_mac(), packet.sender_ip()), asker);
+        assert_eq!(packet.target_mac(), MacAddr::default());
+        assert_eq!(packet.target_ip(), Ipv4Addr::new(192, 0, 2, 53));
     }
 
     #[test]

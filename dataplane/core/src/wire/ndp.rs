@@ -36,6 +36,9 @@ pub const HEADER_LEN: usize = 24;
 /// Length of an advertisement with a target link-layer address, in bytes.
 pub const ADVERTISEMENT_LEN: usize = 32;
 
+/// Length of a solicitation with a source link-layer address, in bytes.
+pub const SOLICITATION_LEN: usize = 32;
+
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
 
@@ -48,7 +51,7 @@ mod field {
     pub const FLAGS: Field<4, 1> = Field;
     pub const FLAGS_AND_RESERVED: Field<4, 4> = Field;
     pub const TARGET: Field<8, 16> = Field;
-    /// Of an advertisement that has the target link-layer address as its only option.
+    /// Of a message whose only option is a link-layer address.
     pub const OPTION_HEADER: Field<24, 2> = Field;
     pub const OPTION_MAC: Field<26, 6> = Field;
 }
@@ -143,6 +146,25 @@ impl<'a> Iterator for Options<'a> {
     }
 }
 
+/// Writes a solicitation: who is at `mac` wants to know where `target` is. It goes in a packet from
+/// `src`, which is not the unspecified address (RFC 4861, section 4.3), to `dst`.
+pub fn emit_solicitation(
+    message: &mut [u8; SOLICITATION_LEN],
+    target: Ipv6Addr,
+    mac: MacAddr,
+    src: Ipv6Addr,
+    dst: Ipv6Addr,
+) {
+    field::TYPE_AND_CODE.write(message, [SOLICITATION, 0]);
+    field::CHECKSUM.write(message, [0, 0]);
+    field::FLAGS_AND_RESERVED.write(message, [0; 4]);
+    field::TARGET.write(message, target.octets());
+    field::OPTION_HEADER.write(message, [SOURCE_LINK_ADDRESS, 1]);
+    field::OPTION_MAC.write(message, mac.0);
+    let sum = Checksum::pseudo_v6(src, dst, SOLICITATION_LEN as u32, protocol::ICMPV6);
+    field::CHECKSUM.write(message, sum.with(message).finish().to_be_bytes());
+}
+
 /// Writes an advertisement that says, with the override flag, that `target` is at `mac`. It goes
 /// in a packet from `target` to `dst`.
 pub fn emit_advertisement(
@@ -190,6 +212,21 @@ mod tests {
             assert!(message.is_intact(target, dst));
             assert!(!message.is_intact(target, address("fe80::2")));
         }
+    }
+
+    #[test]
+    fn a_solicitation_is_read_as_it_was_written() {
+        let (target, src) = (address("2001:db8:53::1"), address("fe80::2"));
+        let (dst, mac) = (address("ff02::1:ff00:1"), MacAddr([2, 0, 0, 0, 0, 0x01]));
+        let mut bytes = [0xff; SOLICITATION_LEN];
+        emit_solicitation(&mut bytes, target, mac, src, dst);
+        assert_eq!((&bytes[..2], &bytes[4..8]), (&[135, 0][..], &[0; 4][..]));
+        let message = Message::new(&bytes).unwrap();
+        assert_eq!(message.target(), target);
+        let options: Vec<_> = message.options().map(Result::unwrap).collect();
+        assert_eq!(options.len(), 1);
+        assert_eq!((options[0].kind, options[0].mac()), (SOURCE_LINK_ADDRESS, Some(mac)));
+        assert!(message.is_intact(src, dst) && !message.is_intact(target, dst));
     }
 
     #[test]
