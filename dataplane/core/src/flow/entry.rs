@@ -6,6 +6,8 @@ use super::key::FlowKey;
 
 /// Where the state is in the word; 0 is free.
 const STATE_BITS: u32 = 3;
+/// The state's bits.
+const STATE_MASK: u64 = (1 << STATE_BITS) - 1;
 /// Where last-seen is in the word.
 const SEEN_SHIFT: u32 = STATE_BITS;
 /// Where the bucket is in the word.
@@ -85,6 +87,10 @@ impl FlowState {
     pub const ALL: [Self; 5] =
         [Self::Embryonic, Self::Established, Self::Closing, Self::Datagram, Self::Fragment];
 
+    /// The least and the greatest number of a state.
+    const FIRST: u64 = Self::Embryonic as u64;
+    const LAST: u64 = Self::Fragment as u64;
+
     /// The state's name in `vipdp status` and in the metrics.
     pub const fn label(self) -> &'static str {
         match self {
@@ -158,7 +164,7 @@ impl Timeouts {
     }
 }
 
-/// A word of the table that is not free.
+/// A word of the table with a flow in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry(u64);
 
@@ -176,10 +182,11 @@ impl Entry {
         )
     }
 
-    /// The entry in `word`, `None` if that is free.
+    /// The entry in `word`, `None` if that is free, or nothing that [`new`](Self::new) makes.
     #[inline]
     pub(super) const fn of_word(word: u64) -> Option<Self> {
-        if word == Self::FREE { None } else { Some(Self(word)) }
+        let state = word & STATE_MASK;
+        if state >= FlowState::FIRST && state <= FlowState::LAST { Some(Self(word)) } else { None }
     }
 
     #[inline]
@@ -195,13 +202,13 @@ impl Entry {
 
     #[inline]
     pub(super) const fn state(self) -> FlowState {
-        match self.0 & ((1 << STATE_BITS) - 1) {
+        match self.0 & STATE_MASK {
             1 => FlowState::Embryonic,
             2 => FlowState::Established,
             3 => FlowState::Closing,
             4 => FlowState::Datagram,
             5 => FlowState::Fragment,
-            _ => panic!("the flow table holds a word that no insert has written"),
+            _ => panic!("an entry was made of a word that is none"),
         }
     }
 
@@ -267,6 +274,18 @@ mod tests {
                     assert_eq!(again, Entry::new(key, bucket, later, FlowState::Closing));
                     assert_eq!(again.seen_again(Seconds(seen), FlowState::Closing), again);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_word_that_no_insert_writes_is_no_entry() {
+        let above = !STATE_MASK;
+        for bits in [0, above, 1 << 31, 0x5555_5555_5555_5550] {
+            for state in 0..=STATE_MASK {
+                let entry = Entry::of_word(bits & above | state);
+                let known = FlowState::ALL.into_iter().find(|known| *known as u64 == state);
+                assert_eq!(entry.map(Entry::state), known, "{bits:x} {state}");
             }
         }
     }

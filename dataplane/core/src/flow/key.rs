@@ -16,7 +16,7 @@ const FRAGMENT: u64 = 1 << 63;
 /// keep a weak secret, such as a test's zero, from making a factor zero.
 const PI: [u64; 3] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7345, 0xa409_3822_299f_31d1];
 
-/// Turns packets into keys, under a secret that is drawn at each start.
+/// Turns packets into keys, under a secret that is drawn for each table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keyer {
     /// Hides the client hash, which all nodes of the cluster compute alike.
@@ -87,6 +87,12 @@ impl FlowKey {
     pub(super) const fn of_hash(hash: u64) -> Self {
         let unnamed = hash >> FINGERPRINT_SHIFT == 0;
         Self(hash | (unnamed as u64) << FINGERPRINT_SHIFT)
+    }
+
+    /// All of it.
+    #[inline]
+    pub(super) const fn word(self) -> u64 {
+        self.0
     }
 
     /// The fingerprint, in the place where an entry has it; the bits below are zero.

@@ -25,7 +25,9 @@
 //! ```
 //!
 //! What always holds:
-//! - The all-zero word is free, and no entry is ever all zero: a state is at least 1.
+//! - The all-zero word is free, and no entry is ever all zero: a state is at least 1. A word with
+//!   any other state than there are is free, too: the lines may be in memory that another process
+//!   has written ([`FlowTable::over`]), and nothing that is there can do harm.
 //! - A lookup reads one cache line and writes nothing; a refresh writes at most one word, and only
 //!   when the second or the state has changed.
 //! - Nothing is deleted by a sweep. An entry whose time has run out is not found any more, and its
@@ -47,6 +49,7 @@
 //! unless its place has been taken in the meantime.
 
 pub mod entry;
+pub mod form;
 pub mod key;
 #[cfg(all(test, not(loom)))]
 mod oracle;
@@ -54,5 +57,6 @@ mod primitive;
 pub mod table;
 
 pub use entry::{FlowState, Seconds, Timeouts};
+pub use form::Form;
 pub use key::FlowKey;
-pub use table::{Census, FlowTable, Inserted};
+pub use table::{Census, FlowTable, Inserted, Line};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 
 use crate::bucket::{BUCKETS, Bucket, BucketSet};
 
@@ -23,8 +24,11 @@ const ATTEMPTS: usize = 16;
 /// All accesses are relaxed. A word is all there is to a flow, so no other memory has to become
 /// visible with it, and what one worker must not miss of another's, it learns from the
 /// compare-and-swap that fails.
-#[repr(align(64))]
-struct Line([AtomicU64; WAYS]);
+///
+/// Any 64 bytes are a line: a word that no insert has written reads as free, and is overwritten like
+/// one. So a line can be in memory that others have written.
+#[repr(C, align(64))]
+pub struct Line([AtomicU64; WAYS]);
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
@@ -46,6 +50,27 @@ impl Line {
     }
 }
 
+/// Where a table's lines are. A table is read by its workers for each packet, so this is not
+/// a trait's object.
+enum Lines {
+    /// In memory of the table's own.
+    Own(Box<[Line]>),
+    /// In memory that outlives it.
+    Lent(&'static [Line]),
+}
+
+impl Deref for Lines {
+    type Target = [Line];
+
+    #[inline]
+    fn deref(&self) -> &[Line] {
+        match self {
+            Self::Own(lines) => lines,
+            Self::Lent(lines) => lines,
+        }
+    }
+}
+
 /// What [`FlowTable::insert`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inserted {
@@ -63,8 +88,8 @@ pub enum Inserted {
 /// The flows that this node serves. Shared by all workers; see the [module](super) for its form.
 pub struct FlowTable {
     /// The entries. A power of two of lines; never grows.
-    lines: Box<[Line]>,
-    /// Makes keys, under the secret of this start.
+    lines: Lines,
+    /// Makes keys, under the table's secret.
     keyer: Keyer,
     /// When flows are forgotten.
     timeouts: Timeouts,
@@ -82,7 +107,7 @@ impl FlowTable {
     /// is half full (Poisson, mean 2 and 4). It then displaces a lesser flow, or is refused if
     /// all eight are established: ask for four times the connections that are expected.
     ///
-    /// `secret` is drawn at random at each start, so that nobody can aim flows at one line.
+    /// `secret` is drawn at random for each table, so that nobody can aim flows at one line.
     ///
     /// All memory is written here, once (128 MiB for 16 M flows): a worker never waits for the
     /// kernel to find a page.
@@ -110,9 +135,27 @@ impl FlowTable {
                 "a timeout of {state:?} flows beyond half a wrap"
             );
         }
-        let lines = flows_max.div_ceil(WAYS).next_power_of_two();
-        let lines = std::iter::repeat_with(Line::free).take(lines).collect();
-        Self { lines, keyer: Keyer::new(secret), timeouts }
+        let lines = std::iter::repeat_with(Line::free).take(Self::lines_for(flows_max)).collect();
+        Self { lines: Lines::Own(lines), keyer: Keyer::new(secret), timeouts }
+    }
+
+    /// How many lines a table of `flows_max` flows has.
+    pub const fn lines_for(flows_max: usize) -> usize {
+        flows_max.div_ceil(WAYS).next_power_of_two()
+    }
+
+    /// A table in `lines`, with the flows that are there: those that another table with the same secret
+    /// and the same [form](super::form) has entered. Zeroed lines make an empty table.
+    ///
+    /// The other table may be that of a process that was killed at any moment, since each word
+    /// stands for itself. Its clock must have been this one's: the monotonic clock of the same boot.
+    ///
+    /// # Panics
+    /// If the number of lines is not one that [`lines_for`](Self::lines_for) gives.
+    pub fn over(lines: &'static [Line], secret: [u64; 2]) -> Self {
+        assert!(lines.len().is_power_of_two(), "a flow table of {} lines", lines.len());
+        let timeouts = Timeouts::default();
+        Self { lines: Lines::Lent(lines), keyer: Keyer::new(secret), timeouts }
     }
 
     /// How many flows the table has room for.
@@ -270,9 +313,9 @@ impl FlowTable {
         }
         while agreeing != 0 {
             let at = agreeing.trailing_zeros() as usize;
-            let entry = Entry::of_word(words[at])?;
-            if entry.is_found(now, &self.timeouts) {
-                return Some((at, entry));
+            match Entry::of_word(words[at]) {
+                Some(entry) if entry.is_found(now, &self.timeouts) => return Some((at, entry)),
+                _ => {}
             }
             agreeing &= agreeing - 1;
         }
@@ -517,6 +560,63 @@ mod tests {
         assert_eq!((census.flows(), census.idle), (10, 10));
         assert_eq!(census.in_state(FlowState::Datagram), 0);
         assert_eq!(census.buckets(), [bucket(7)].into_iter().collect());
+    }
+
+    /// Lines that outlive every table, as a mapping does.
+    fn lent(flows_max: usize) -> &'static [Line] {
+        let lines = FlowTable::lines_for(flows_max);
+        Box::leak(std::iter::repeat_with(Line::free).take(lines).collect())
+    }
+
+    #[test]
+    fn the_next_table_over_the_same_lines_has_the_flows_of_the_last() {
+        let lines = lent(4096);
+        let first = FlowTable::over(lines, SECRET);
+        assert_eq!((first.capacity(), first.census(at(0)).flows()), (4096, 0));
+        for n in 0..500 {
+            first.insert(client(&first, n), bucket(n), FlowState::Embryonic, at(0));
+            first.refresh(client(&first, n), at(1), FlowState::Established);
+        }
+        let census = first.census(at(2));
+        drop(first);
+
+        let second = FlowTable::over(lines, SECRET);
+        assert_eq!(second.census(at(2)), census);
+        for n in 0..500 {
+            let known = second.refresh(client(&second, n), at(2), FlowState::Established);
+            assert_eq!(known, Some(FlowState::Established));
+        }
+        let stranger = FlowTable::over(lines, [0; 2]);
+        assert!((0..500).all(|n| stranger.lookup(client(&stranger, n), at(2)).is_none()));
+    }
+
+    #[test]
+    fn whatever_is_in_the_lines_a_table_works_in_them() {
+        let lines = lent(4096);
+        let words = || lines.iter().flat_map(|line| &line.0);
+        let noise = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23) ^ n;
+        for (n, word) in (1..).zip(words()) {
+            word.store(noise(n), Ordering::Relaxed);
+        }
+        let table = FlowTable::over(lines, SECRET);
+        let of_no_state = words().filter(|word| {
+            let word = word.load(Ordering::Relaxed);
+            Entry::of_word(word).is_none()
+        });
+        let free = of_no_state.count();
+        assert!((1400..1700).contains(&free), "three states of eight are none: {free} of 4096");
+        assert!(table.census(at(0)).flows() <= 4096 - free);
+
+        let entered: Vec<_> = (0..2000)
+            .map(|n| client(&table, n))
+            .filter(|&key| {
+                table.insert(key, bucket(0), FlowState::Established, at(0)) != Inserted::Full
+            })
+            .collect();
+        assert!(entered.len() > free / 2, "{} found a place among {free}", entered.len());
+        for key in entered {
+            assert_eq!(table.refresh(key, at(1), FlowState::Closing), Some(FlowState::Established));
+        }
     }
 
     #[test]
