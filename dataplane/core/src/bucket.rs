@@ -15,6 +15,9 @@ pub const BUCKETS_LOG2: u8 = 12;
 pub struct Bucket(u16);
 
 impl Bucket {
+    /// The bucket numbered 0.
+    pub const FIRST: Self = Self(0);
+
     /// The bucket numbered `number`, or `None` from [`BUCKETS`] upwards.
     pub const fn new(number: u16) -> Option<Self> {
         if (number as usize) < BUCKETS { Some(Self(number)) } else { None }

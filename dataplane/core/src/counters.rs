@@ -40,8 +40,16 @@ counts! {
     ArpReplies = "reply_arp",
     /// Neighbour advertisements.
     NeighborAdvertisements = "reply_na",
-    /// Frames forwarded to another member.
+    /// Frames forwarded to another member, for whatever reason.
     Forwarded = "forward",
+    /// Of these, in the tiered mode: to the address's previous owner.
+    ForwardedToPrevious = "forward_previous",
+    /// Of these: to the owner before the previous one.
+    ForwardedBeforePrevious = "forward_before_previous",
+    /// Of these: back to the address's owner, since nobody knew the flow.
+    ForwardedBack = "forward_back",
+    /// Of these: to the next member in a round.
+    ForwardedRound = "forward_round",
     /// Flows entered into the flow table.
     FlowsInserted = "flows_inserted",
     /// Flows that had to give way to a new one.

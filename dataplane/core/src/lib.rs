@@ -24,6 +24,7 @@ pub mod counters;
 pub mod decide;
 pub mod flow;
 pub mod hash;
+pub mod limit;
 pub mod parse;
 pub mod port;
 pub mod prefix;

@@ -1,13 +1,15 @@
 //! Answers of the data plane's own, written over the requests in place.
 //!
-//! An answer says that a VIP is at the shared MAC address, and is sent from the node's own: a
-//! switch learns from Ethernet sources, and were it to learn the shared address on one port, the
-//! other nodes would get nothing any more. The two addresses must not be mixed up, here least of
-//! all.
+//! An answer says that an address is at a MAC address. In the shared-mac mode the VIPs are at the
+//! shared one, and the answer is sent from the node's own: a switch learns from Ethernet sources,
+//! and were it to learn the shared address on one port, the other nodes would get nothing any more.
+//! The two addresses must not be mixed up, here least of all. In the tiered mode the switch shall
+//! learn where a next-hop address is, and the two are one.
 //!
 //! ```text
-//! Ethernet source             own MAC      seen by switches
-//! sender hardware address,    shared MAC   seen by whoever asked
+//!                             shared-mac    tiered, virtual MAC    tiered, node's MAC
+//! Ethernet source             own           the address's          own             seen by switches
+//! sender hardware address,    shared        the address's          own             seen by whoever asked
 //! target link-layer address
 //! ```
 //!
@@ -15,11 +17,38 @@
 //! what sits there may be a node of this cluster, whose payload names the shared MAC, and then
 //! every node would hear it. It keeps the request's tag, priority included.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::parse::{Arp, NeighborSolicitation, Parsed};
+use crate::snapshot::{Ingress, Service};
 use crate::wire::ethernet::{self, MacAddr, PAYLOAD_MIN};
 use crate::wire::{arp, ipv6, ndp, protocol};
+
+/// Where an address is said to be, and where from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The MAC address that is told.
+    pub mac: MacAddr,
+    /// The Ethernet source of the frame that tells it.
+    pub source: MacAddr,
+}
+
+impl Place {
+    /// Where `address` is, a VIP of the shared-mac mode or a next-hop address of the tiered one. Any
+    /// other address is at the node itself.
+    pub fn of(service: &Service, address: IpAddr) -> Self {
+        let own = service.own_mac;
+        match (&service.ingress, address) {
+            (Ingress::SharedMac(shared), IpAddr::V4(_)) => Self { mac: shared.v4, source: own },
+            (Ingress::SharedMac(shared), IpAddr::V6(_)) => Self { mac: shared.v6, source: own },
+            (Ingress::Tiered(tiered), address) => {
+                let number = tiered.number(address);
+                let mac = number.map_or(own, |number| tiered.mac_of(number, own));
+                Self { mac, source: mac }
+            }
+        }
+    }
+}
 
 /// Where a neighbour advertisement goes when nobody in particular asked: all nodes on the link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -28,30 +57,24 @@ const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
 /// Proves to the receiver that no router has forwarded it (RFC 4861, section 7.1.2).
 const HOP_LIMIT: u8 = 255;
 
-/// Turns an ARP request into its reply: `request.target_ip` is at `shared_mac`. Returns the
-/// length of the frame, padded to 46 bytes of payload: 60, or 64 with a tag.
+/// Turns an ARP request into its reply: `request.target_ip` is at `place`. Returns the length of
+/// the frame, padded to 46 bytes of payload: 60, or 64 with a tag.
 ///
 /// # Panics
 /// If `buffer` is too short for the reply, or `parsed` is not of the frame in it.
-pub fn arp_reply(
-    buffer: &mut [u8],
-    parsed: &Parsed,
-    request: &Arp,
-    shared_mac: MacAddr,
-    own_mac: MacAddr,
-) -> usize {
+pub fn arp_reply(buffer: &mut [u8], parsed: &Parsed, request: &Arp, place: Place) -> usize {
     let (header, payload) = buffer.split_at_mut(usize::from(parsed.network_offset));
     let header = header.first_chunk_mut().expect("a parsed frame has an Ethernet header");
-    ethernet::emit_addresses(header, parsed.src, own_mac);
+    ethernet::emit_addresses(header, parsed.src, place.source);
     let (packet, padding) = payload.split_first_chunk_mut().expect("a buffer for a whole frame");
     let (target_mac, target_ip) = (request.sender_mac, request.sender_ip);
-    arp::emit_reply(packet, shared_mac, request.target_ip, target_mac, target_ip);
+    arp::emit_reply(packet, place.mac, request.target_ip, target_mac, target_ip);
     padding[..PAYLOAD_MIN - arp::LEN].fill(0);
     usize::from(parsed.network_offset) + PAYLOAD_MIN
 }
 
 /// Turns a neighbour solicitation into its advertisement: `solicitation.target` is at
-/// `shared_mac`. Returns the length of the frame: 86, or 90 with a tag.
+/// `place`. Returns the length of the frame: 86, or 90 with a tag.
 ///
 /// The solicitation of a host that wants the address for itself (duplicate address detection: its
 /// source is unspecified) is answered to all nodes, unsolicited (RFC 4861, section 7.2.4).
@@ -68,8 +91,7 @@ pub fn neighbor_advertisement(
     buffer: &mut [u8],
     parsed: &Parsed,
     solicitation: &NeighborSolicitation,
-    shared_mac: MacAddr,
-    own_mac: MacAddr,
+    place: Place,
 ) -> usize {
     let target = solicitation.target;
     let is_solicited = !solicitation.src.is_unspecified();
@@ -77,11 +99,11 @@ pub fn neighbor_advertisement(
         if is_solicited { (solicitation.src, parsed.src) } else { (ALL_NODES, ALL_NODES_MAC) };
     let (link, network) = buffer.split_at_mut(usize::from(parsed.network_offset));
     let link = link.first_chunk_mut().expect("a parsed frame has an Ethernet header");
-    ethernet::emit_addresses(link, dst_mac, own_mac);
+    ethernet::emit_addresses(link, dst_mac, place.source);
     let (header, payload) = network.split_first_chunk_mut().expect("a buffer for a whole frame");
     let payload_len = ndp::ADVERTISEMENT_LEN as u16;
     ipv6::emit_header(header, payload_len, protocol::ICMPV6, HOP_LIMIT, target, dst);
     let message = payload.first_chunk_mut().expect("a buffer for a whole frame");
-    ndp::emit_advertisement(message, target, shared_mac, dst, is_solicited);
+    ndp::emit_advertisement(message, target, place.mac, dst, is_solicited);
     usize::from(parsed.network_offset) + ipv6::HEADER_LEN + ndp::ADVERTISEMENT_LEN
 }

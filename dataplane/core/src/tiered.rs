@@ -46,6 +46,21 @@ pub struct Tiered {
     pub count: u16,
     /// What the next-hop addresses resolve to.
     pub mac: TieredMac,
+    /// Who is asked for a flow that is not tracked here.
+    pub search: Search,
+}
+
+/// Who is asked for a flow that is not tracked here, for instance for a TCP segment in the middle
+/// of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// Those who had the address before. Finds every flow as long as the router sends it by the same
+    /// address all its life.
+    PreviousOwners,
+    /// All members that are alive. Finds flows also after the router's choice has changed, because its
+    /// set of next hops has: a node was added, say. What nobody knows then costs each member a
+    /// frame.
+    Members,
 }
 
 /// What a next-hop address resolves to.
@@ -208,8 +223,8 @@ impl PreviousOwners {
         Self::new([], [])
     }
 
-    /// What is known: the members that are `alive`, and the `owners` of addresses; of the others,
-    /// nobody.
+    /// What is known: the members that are `alive` and whose MAC addresses are known, and the `owners`
+    /// of addresses; of the others, nobody.
     pub fn new(
         alive: impl IntoIterator<Item = Slot>,
         owners: impl IntoIterator<Item = (Bucket, Owners)>,
@@ -294,6 +309,7 @@ mod tests {
             first6: Some("fd00::1:0".parse().unwrap()),
             count: 30,
             mac: TieredMac::Virtual,
+            search: Search::PreviousOwners,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::parse::ParseError;
 use crate::slot::Slot;
+use crate::tiered::Mark;
 
 /// What the data plane does with one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,14 +15,17 @@ pub enum Verdict {
     Reply(ReplyKind),
     /// Send it on to the member in this slot, by its MAC address.
     Forward(Slot),
+    /// Send it on to the member in this slot, by its MAC address, and say why: the tiered mode's way.
+    SendOn(Slot, Mark),
 }
 
 /// What the data plane answers by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyKind {
-    /// An ARP reply (RFC 826) to a request for a VIP.
+    /// An ARP reply (RFC 826) to a request for a VIP or a next-hop address.
     Arp,
-    /// A neighbour advertisement (RFC 4861, section 4.4) to a solicitation for a VIP.
+    /// A neighbour advertisement (RFC 4861, section 4.4) to a solicitation for a VIP or a
+    /// next-hop address.
     NeighborAdvertisement,
 }
 
@@ -63,17 +67,19 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// Another node owns the bucket.
+    /// Another node owns the bucket or address.
     NotOwner = "not_owner",
-    /// The bucket is ours, but the lease has run out: the control thread stands still.
+    /// The bucket or address is ours, but the lease has run out: the control thread stands still.
     LeaseExpired = "lease_expired",
-    /// A TCP segment of a connection that is not tracked here: some other node has it.
+    /// A TCP segment of a connection that is not tracked here: some other node has it. In the tiered mode,
+    /// a packet of a flow that no member knows.
     NoFlow = "no_flow",
     /// The flow's cache line is full of flows that must not be evicted.
     FlowTableFull = "flow_table_full",
-    /// No VIP of ours is the destination or target.
+    /// No VIP of ours is the destination or target; in the tiered mode, no next-hop address the target.
     NotVip = "not_vip",
-    /// The frame is addressed to a MAC address that is neither shared nor ours.
+    /// The frame is addressed to a MAC address that is neither shared nor ours, nor
+    /// a next-hop address's.
     WrongMac = "wrong_mac",
     /// The frame carries another 802.1Q tag than the VIPs' segment has.
     WrongVlan = "wrong_vlan",
@@ -81,12 +87,16 @@ drop_reasons! {
     FragmentOrphan = "fragment_orphan",
     /// An ARP packet or neighbour advertisement that needs no answer from us.
     NotARequest = "not_a_request",
-    /// Somebody else claims one of our VIPs by ARP or NDP.
+    /// A stranger claims one of our VIPs or next-hop addresses by ARP or NDP.
     ForeignClaim = "foreign_claim",
+    /// A member claims a next-hop address.
+    MemberClaim = "member_claim",
     /// The packet has come before, by the wire or by the member that hands its bucket over.
     CameTwice = "came_twice",
     /// The member to forward to has not told its MAC address.
     PeerUnknown = "peer_unknown",
+    /// The packet was to be sent on to another member, but too many were already.
+    ForwardLimited = "forward_limited",
     /// The host did not take the frame: its queue is full.
     HostFull = "host_full",
     /// The frame is longer than the host's MTU allows.

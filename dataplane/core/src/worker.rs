@@ -14,12 +14,14 @@ use crate::bucket::Bucket;
 use crate::counters::{Count, WorkerCounters};
 use crate::decide::{self, Decision, EgressVerdict, Lookup, Now};
 use crate::flow::{FlowKey, FlowTable, Inserted};
+use crate::limit::Limiter;
 use crate::parse::{ParseError, Parsed, Payload, parse};
 use crate::port::{BURST, Host, Port, Refused};
-use crate::reply;
+use crate::reply::{self, Place};
 use crate::rewrite;
 use crate::slot::Slot;
 use crate::snapshot::{Ingress, Publication, Service, Snapshot};
+use crate::tiered::{Mark, VirtualMac};
 use crate::verdict::{DropReason, ReplyKind, Verdict};
 use crate::wire::ethernet::{self, MacAddr};
 
@@ -50,6 +52,12 @@ pub struct HeardClaim {
     pub is_foreign: bool,
 }
 
+/// Frames that a worker sends on a second, in the tiered mode, and at once. Only what began elsewhere is
+/// sent on, so that little is enough: 100,000 a second is a tenth of what one worker receives in
+/// a flood of stray segments, which would otherwise cost every member what it costs this one.
+const SENT_ON_PER_S: u32 = 100_000;
+const SENT_ON_BURST: u32 = 1_000;
+
 /// One worker, over one port and one queue of the host.
 #[derive(Debug)]
 pub struct Worker<P: Port, H: Host> {
@@ -64,6 +72,8 @@ pub struct Worker<P: Port, H: Host> {
     keys: Vec<FlowKey>,
     /// Frames to transmit at the end of the burst. Empty between bursts.
     outgoing: Vec<P::Frame>,
+    /// How many frames may be sent on.
+    limiter: Limiter,
 }
 
 impl<P: Port, H: Host> Worker<P, H> {
@@ -78,6 +88,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             found: Vec::with_capacity(BURST),
             keys: Vec::with_capacity(BURST),
             outgoing: Vec::with_capacity(2 * BURST),
+            limiter: Limiter::new(SENT_ON_PER_S, SENT_ON_BURST),
         }
     }
 
@@ -155,7 +166,7 @@ impl<P: Port, H: Host> Worker<P, H> {
                         Some(bucket) => self.once(&snapshot.service, now, &frame, &parsed, bucket),
                         None => decision.verdict,
                     };
-                    self.apply(&snapshot.service, frame, &parsed, verdict);
+                    self.apply(&snapshot.service, now, frame, &parsed, verdict);
                 }
                 Err(error) => self.drop_frame(frame, DropReason::Malformed(error)),
             }
@@ -192,12 +203,24 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
     }
 
-    fn apply(&mut self, service: &Service, frame: P::Frame, parsed: &Parsed, verdict: Verdict) {
+    fn apply(
+        &mut self,
+        service: &Service,
+        now: Now,
+        frame: P::Frame,
+        parsed: &Parsed,
+        verdict: Verdict,
+    ) {
         match verdict {
             Verdict::Pass => self.pass(service, frame, parsed),
+            Verdict::Drop(reason @ (DropReason::ForeignClaim | DropReason::MemberClaim)) => {
+                self.tell_of_claim(parsed, reason);
+                self.drop_frame(frame, reason);
+            }
             Verdict::Drop(reason) => self.drop_frame(frame, reason),
             Verdict::Reply(kind) => self.reply(service, frame, parsed, kind),
-            Verdict::Forward(slot) => self.forward(service, frame, slot),
+            Verdict::Forward(slot) => self.forward(service, frame, slot, service.own_mac),
+            Verdict::SendOn(slot, mark) => self.send_on(service, now, frame, slot, mark),
         }
     }
 
@@ -228,20 +251,32 @@ impl<P: Port, H: Host> Worker<P, H> {
         self.port.recycle(frame);
     }
 
+    /// Tells the control thread who claims what.
+    fn tell_of_claim(&self, parsed: &Parsed, reason: DropReason) {
+        let (address, mac) = match &parsed.payload {
+            Payload::Arp(arp) => (IpAddr::V4(arp.sender_ip), arp.sender_mac),
+            Payload::NeighborAdvertisement(heard) => {
+                (IpAddr::V6(heard.target), heard.target_mac.unwrap_or(parsed.src))
+            }
+            Payload::NeighborSolicitation(_) | Payload::Ip(_) => return,
+        };
+        let is_foreign = reason == DropReason::ForeignClaim;
+        // Full means that the control thread has enough to do.
+        let _ = self.shared.claims.push(HeardClaim { address, mac, is_foreign });
+    }
+
     fn reply(&mut self, service: &Service, mut frame: P::Frame, parsed: &Parsed, kind: ReplyKind) {
         let buffer = self.port.buffer_mut(&mut frame);
-        let Ingress::SharedMac(shared) = service.ingress else {
-            unreachable!("only the shared-mac mode answers")
-        };
-        let own = service.own_mac;
         let (len, count) = match (&parsed.payload, kind) {
             (Payload::Arp(request), ReplyKind::Arp) => {
-                (reply::arp_reply(buffer, parsed, request, shared.v4, own), Count::ArpReplies)
+                let place = Place::of(service, request.target_ip.into());
+                (reply::arp_reply(buffer, parsed, request, place), Count::ArpReplies)
             }
-            (Payload::NeighborSolicitation(request), ReplyKind::NeighborAdvertisement) => (
-                reply::neighbor_advertisement(buffer, parsed, request, shared.v6, own),
-                Count::NeighborAdvertisements,
-            ),
+            (Payload::NeighborSolicitation(request), ReplyKind::NeighborAdvertisement) => {
+                let place = Place::of(service, request.target.into());
+                let len = reply::neighbor_advertisement(buffer, parsed, request, place);
+                (len, Count::NeighborAdvertisements)
+            }
             (payload, kind) => unreachable!("{kind:?} is no answer to {payload:?}"),
         };
         self.port.set_len(&mut frame, len);
@@ -250,14 +285,34 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 
     /// Sends the frame on to a member: to that member's own address, which tells it that the
-    /// frame was forwarded, and from our own, which tells it by whom.
-    fn forward(&mut self, service: &Service, mut frame: P::Frame, slot: Slot) {
+    /// frame was forwarded, and from `source`, which tells it by whom, or why.
+    fn forward(&mut self, service: &Service, mut frame: P::Frame, slot: Slot, source: MacAddr) {
         let Some(peer) = service.peer_macs[slot.index()] else {
             return self.drop_frame(frame, DropReason::PeerUnknown);
         };
-        rewrite::set_link_addresses(self.port.buffer_mut(&mut frame), peer, service.own_mac);
+        rewrite::set_link_addresses(self.port.buffer_mut(&mut frame), peer, source);
         self.counters.add(Count::Forwarded, 1);
         self.outgoing.push(frame);
+    }
+
+    /// The same, as often as the rate allows, and with a mark.
+    fn send_on(&mut self, service: &Service, now: Now, frame: P::Frame, slot: Slot, mark: Mark) {
+        let Ingress::Tiered(tiered) = &service.ingress else {
+            unreachable!("only the tiered mode marks frames");
+        };
+        if !self.limiter.admit(now.ns) {
+            return self.drop_frame(frame, DropReason::ForwardLimited);
+        }
+        self.counters.add(
+            match mark {
+                Mark::Previous(_) => Count::ForwardedToPrevious,
+                Mark::BeforePrevious(_) => Count::ForwardedBeforePrevious,
+                Mark::Back(_) => Count::ForwardedBack,
+                Mark::Round(_) => Count::ForwardedRound,
+            },
+            1,
+        );
+        self.forward(service, frame, slot, VirtualMac::Mark(mark).mac(tiered.cluster));
     }
 
     /// Takes a burst of frames that the host sends and queues those that may leave.

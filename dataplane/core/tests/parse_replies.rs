@@ -13,11 +13,12 @@ use parse_packets::{VIP4, VIP6, VIP6_GROUP, tagged};
 use proptest::option;
 use proptest::prelude::*;
 use vipdp_core::parse::{Arp, NeighborAdvertisement, NeighborSolicitation, Parsed, Payload, parse};
-use vipdp_core::reply::{arp_reply, neighbor_advertisement};
+use vipdp_core::reply::{Place, arp_reply, neighbor_advertisement};
 use vipdp_core::wire::ethernet::MacAddr;
 
 const SHARED: MacAddr = MacAddr([0x02, 0, 0, 0, 0, 0x53]);
 const OWN: MacAddr = MacAddr([0x02, 0x11, 0, 0, 0, 0x01]);
+const PLACE: Place = Place { mac: SHARED, source: OWN };
 const ASKER: [u8; 6] = [0x02, 0x22, 0, 0, 0, 0x01];
 
 /// A frame buffer of a port, with `request` in it and remains of earlier frames behind.
@@ -32,9 +33,9 @@ fn answered(request: &[u8]) -> Vec<u8> {
     let parsed = parse(request).expect("a good request");
     let mut buffer = buffer(request);
     let len = match &parsed.payload {
-        Payload::Arp(arp) => arp_reply(&mut buffer, &parsed, arp, SHARED, OWN),
+        Payload::Arp(arp) => arp_reply(&mut buffer, &parsed, arp, PLACE),
         Payload::NeighborSolicitation(asked) => {
-            neighbor_advertisement(&mut buffer, &parsed, asked, SHARED, OWN)
+            neighbor_advertisement(&mut buffer, &parsed, asked, PLACE)
         }
         other => panic!("not a request: {other:?}"),
     };
@@ -187,7 +188,7 @@ fn a_solicitation_with_many_options_is_answered_as_one_with_few() {
     let asked = NeighborSolicitation { src: asker, dst: VIP6, target: VIP6 };
     assert_eq!(parsed.payload, Payload::NeighborSolicitation(asked));
     let mut buffer = buffer(&request);
-    let len = neighbor_advertisement(&mut buffer, &parsed, &asked, SHARED, OWN);
+    let len = neighbor_advertisement(&mut buffer, &parsed, &asked, PLACE);
     check_advertisement(&buffer[..len], None, Some(asker));
 }
 
