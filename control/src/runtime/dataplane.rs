@@ -14,7 +14,7 @@ use vipdp_core::flow::FlowTable;
 use vipdp_core::hash::ClientHash;
 use vipdp_core::prefix::Prefix;
 use vipdp_core::slot::SLOTS;
-use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, Snapshot, Vips};
+use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, SharedMac, Snapshot, Vips};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::worker::{Shared, Worker};
 use vipdp_io::af_xdp::{self, AfXdpPort};
@@ -23,7 +23,7 @@ use vipdp_io::link::Link;
 use vipdp_io::membership::Membership;
 use vipdp_io::neighbor::EgressTable;
 use vipdp_io::tap::{Tap, TapQueue};
-use vipdp_io::xdp::{self, AttachMode, Program};
+use vipdp_io::xdp::{self, AttachMode, NextHops, Program};
 
 use super::workers::{Start, WorkerThreads};
 use crate::config::{
@@ -38,15 +38,15 @@ const UNRESOLVED_MAX: usize = vipdp_core::port::BURST;
 /// looks is no better known for it.
 const CLAIMS_MAX: usize = vipdp_core::port::BURST;
 
-/// The data plane of a node, running. Dropping it stops the workers, then gives the frames back to
-/// the kernel, then the host its settings: the fields are in that order.
+/// The data plane of a node, running. Dropping it stops the workers, then puts the host back, then
+/// gives the frames back to the kernel, which has no VIP any more: the fields are in that order.
 pub struct DataPlane {
     /// The workers' threads.
     pub workers: WorkerThreads,
-    /// The XDP program on the NIC.
-    pub program: Program,
     /// The host's settings, to be put back.
     pub host: HostGuard,
+    /// The XDP program on the NIC.
+    pub program: Program,
     /// What the NIC accepts beside its own address.
     pub membership: Membership,
     /// The NIC, as it was at the start.
@@ -73,7 +73,11 @@ impl DataPlane {
         let vips = &config.cluster.vips;
         let IngressMode::SharedMac(shared_mac) = config.cluster.mode;
 
-        let mut program = Program::attach(interface, attach_mode(config.node.xdp), vips)?;
+        let prefixes: Vec<Prefix> = vips.iter().copied().map(Prefix::from).collect();
+        let next_hops = NextHops::default();
+
+        let mut program =
+            Program::attach(interface, attach_mode(config.node.xdp), &prefixes, &next_hops)?;
         // Attaching can change their number.
         let queues = xdp::rx_queues(interface)
             .with_context(|| format!("cannot count the receive queues of {interface}"))?;
@@ -81,14 +85,18 @@ impl DataPlane {
         let host = HostPlan {
             interface: interface.to_owned(),
             tap: config.node.tap.as_str().to_owned(),
-            vips: vips.clone(),
+            vips: prefixes,
+            next_hops,
             group_mac: matches!(shared_mac, SharedMacConfig::Multicast { .. }),
+            own_mac: false,
             busy_poll: config.node.poll == PollMode::Busy,
             egress_tap: (config.node.egress == EgressMode::Tap).then(EgressTap::default),
             state_dir: config.node.state_dir.clone(),
         }
         .apply()?;
-        let membership = Membership::join(&link, shared_mac.macs(), &groups(shared_mac), vips)?;
+        let SharedMac { v4, v6 } = shared_mac.macs();
+        let membership =
+            Membership::join(&link, &[v4, v6], &groups(shared_mac), vips.iter().copied())?;
         let egress = match config.node.egress {
             EgressMode::Tap => Some(EgressTable::new(&link)?),
             EgressMode::Direct => None,
@@ -102,7 +110,7 @@ impl DataPlane {
             program.bind(queue, port)?;
         }
         let workers = start_workers(config, &shared, ports, taps)?;
-        Ok(Self { workers, program, host, membership, link, shared, service, egress, queues })
+        Ok(Self { workers, host, program, membership, link, shared, service, egress, queues })
     }
 }
 

@@ -128,9 +128,11 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
     drop(admin);
     drop(handler);
     drop(workers);
+    // Until the host has the VIPs no more, the program keeps packets to them from it: it would
+    // reset connections that another node has.
+    let restored = host.restore().context("not everything on the host could be put back");
     drop(program);
     drop(membership);
-    let restored = host.restore().context("not everything on the host could be put back");
     info!("ended");
     outcome.and(restored.map(drop))
 }

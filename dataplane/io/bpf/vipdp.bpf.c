@@ -2,27 +2,35 @@
 /*
  * Which frames reach vipdp, and which the kernel.
  *
- *                        +--> xsks[rx queue] bound:     AF_XDP socket of that queue
- *     VIP frame ---------+
- *                        +--> nothing bound:            kernel
- *     any other frame ----------------------------------> kernel
+ *                      socket on the rx queue      no socket there
+ *     packet           to the socket               dropped
+ *     question         to the socket               to the kernel
+ *     any other frame  to the kernel               to the kernel
  *
- * A VIP frame is, untagged or behind one 802.1Q tag:
- *   - an IPv4 or IPv6 packet to a VIP, of any protocol, later fragments too;
- *   - an ARP packet (RFC 826) for IPv4 over Ethernet with a VIP as sender or target protocol
- *     address: requests to answer, and claims by others;
- *   - a neighbour solicitation or advertisement (RFC 4861, sections 4.3, 4.4) whose target is a
- *     VIP, whatever it is addressed to: mostly a solicited-node group.
- * Judging is left to user space: nothing is validated here beyond what tells where a frame goes.
+ * Untagged or behind one 802.1Q tag,
+ *   - a packet is an IPv4 or IPv6 packet to a VIP, of any protocol, later fragments too;
+ *   - a question is an ARP packet (RFC 826) for IPv4 over Ethernet with a VIP or a next hop as
+ *     sender or target protocol address, or a neighbour solicitation or advertisement (RFC 4861,
+ *     sections 4.3, 4.4) whose target is one, whatever it is addressed to: mostly a solicited-node
+ *     group. So claims by others are among them.
+ * A VIP is an address of one of the prefixes in the tries. A next hop is one of the addresses
+ * that a router sends VIP packets by in tiered mode; nobody is to send IP packets to it, and those
+ * that come are the kernel's.
+ *
+ * Judging is left to user space: nothing is validated here beyond what tells where a frame goes,
+ * and the destination MAC address is not looked at. A packet without a socket is dropped, since
+ * the VIPs may be addresses of the host already, or still: its stack would answer a segment of a
+ * flow that another node has by a reset.
  *
  * The tag is seen only where it stands in the frame: a NIC that strips it on receipt (ethtool
  * rx-vlan-offload) must be told not to.
  *
  * Maps, as src/xdp.rs uses them:
  *   xsks      XSKMAP          rx queue -> socket
- *   vips_v4   HASH            IPv4 address, network order -> unused byte
- *   vips_v6   HASH            IPv6 address, network order -> unused byte
- *   frames    PERCPU_ARRAY    0: sent to a socket, 1: left to the kernel -> how many
+ *   vips_v4   LPM_TRIE        IPv4 prefix -> unused byte
+ *   vips_v6   LPM_TRIE        IPv6 prefix -> unused byte
+ *   next_hops ARRAY           0 -> struct next_hops
+ *   frames    PERCPU_ARRAY    0: sent to a socket, 1: left to the kernel, 2: dropped -> how many
  *
  * Every helper used is open to any licence.
  */
@@ -37,10 +45,35 @@
 
 /* Queues that can have a socket: no NIC known to us offers more. */
 #define QUEUES_MAX 256
-/* Addresses of one family: src/xdp.rs has the same number. */
-#define VIPS_MAX 1024
+/* Prefixes of one family: src/xdp.rs has the same number. */
+#define VIPS_MAX 256
 
-enum { REDIRECTED, PASSED, COUNTERS };
+enum { REDIRECTED, PASSED, DROPPED, COUNTERS };
+
+enum subject { OTHER, PACKET, QUESTION };
+
+struct prefix_v4 {
+	__u32 length;
+	__be32 address;
+};
+
+struct prefix_v6 {
+	__u32 length;
+	struct in6_addr address;
+};
+
+/*
+ * The next hops: `count` addresses that follow each other, of each family. Numbers in the
+ * machine's order. The IPv6 ones have their upper 64 bits in common.
+ */
+struct next_hops {
+	__u64 first_v6_upper;
+	__u64 first_v6_lower;
+	__u32 first_v4;
+	__u32 count_v4;
+	__u32 count_v6;
+	__u32 unused;
+};
 
 /* ICMPv6 types of neighbour discovery, and where its target stands (RFC 4861, section 4.3). */
 enum { NEIGHBOR_SOLICITATION = 135, NEIGHBOR_ADVERTISEMENT = 136 };
@@ -83,18 +116,27 @@ struct {
 } xsks SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, __be32);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct prefix_v4);
 	__type(value, __u8);
 	__uint(max_entries, VIPS_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 } vips_v4 SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__type(key, struct in6_addr);
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__type(key, struct prefix_v6);
 	__type(value, __u8);
 	__uint(max_entries, VIPS_MAX);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 } vips_v6 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct next_hops);
+	__uint(max_entries, 1);
+} next_hops SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -105,58 +147,84 @@ struct {
 
 static __always_inline int is_vip_v4(__be32 address)
 {
-	return bpf_map_lookup_elem(&vips_v4, &address) != 0;
+	struct prefix_v4 key = { .length = 32, .address = address };
+
+	return bpf_map_lookup_elem(&vips_v4, &key) != 0;
 }
 
 static __always_inline int is_vip_v6(const struct in6_addr *address)
 {
-	struct in6_addr key = *address;
+	struct prefix_v6 key = { .length = 128, .address = *address };
 
 	return bpf_map_lookup_elem(&vips_v6, &key) != 0;
 }
 
-static __always_inline int arp_names_vip(void *at, void *end)
+static __always_inline int is_next_hop_v4(__be32 address)
+{
+	__u32 key = 0;
+	struct next_hops *hops = bpf_map_lookup_elem(&next_hops, &key);
+
+	return hops && bpf_ntohl(address) - hops->first_v4 < hops->count_v4;
+}
+
+static __always_inline int is_next_hop_v6(const struct in6_addr *address)
+{
+	__u32 key = 0;
+	struct next_hops *hops = bpf_map_lookup_elem(&next_hops, &key);
+	const __be32 *word = address->s6_addr32;
+	__u64 upper = (__u64)bpf_ntohl(word[0]) << 32 | bpf_ntohl(word[1]);
+	__u64 lower = (__u64)bpf_ntohl(word[2]) << 32 | bpf_ntohl(word[3]);
+
+	return hops && upper == hops->first_v6_upper &&
+	       lower - hops->first_v6_lower < hops->count_v6;
+}
+
+static __always_inline int is_asked_for_v4(__be32 address)
+{
+	return is_next_hop_v4(address) || is_vip_v4(address);
+}
+
+static __always_inline enum subject subject_of_arp(void *at, void *end)
 {
 	struct arp_packet *arp = at;
 
 	if ((void *)(arp + 1) > end)
-		return 0;
+		return OTHER;
 	if (arp->hardware != bpf_htons(ARP_HARDWARE_ETHERNET) || arp->protocol != bpf_htons(ETH_P_IP) ||
 	    arp->hardware_len != ETH_ALEN || arp->protocol_len != sizeof(__be32))
-		return 0;
-	return is_vip_v4(arp->target_ip) || is_vip_v4(arp->sender_ip);
+		return OTHER;
+	return is_asked_for_v4(arp->target_ip) || is_asked_for_v4(arp->sender_ip) ? QUESTION : OTHER;
 }
 
-static __always_inline int ipv4_names_vip(void *at, void *end)
+static __always_inline enum subject subject_of_ipv4(void *at, void *end)
 {
 	struct iphdr *ip = at;
 
 	if ((void *)(ip + 1) > end)
-		return 0;
-	return is_vip_v4(ip->daddr);
+		return OTHER;
+	return is_vip_v4(ip->daddr) ? PACKET : OTHER;
 }
 
 /*
- * Of a packet to other than a VIP only the first next header is looked at: neighbour discovery
- * comes without extension headers (RFC 6980 forbids fragments; no option is defined for it).
+ * Only the first next header is looked at: neighbour discovery comes without extension headers
+ * (RFC 6980 forbids fragments; no option is defined for it). A solicitation to a VIP itself, as
+ * neighbours send to confirm what they know, is a question too.
  */
-static __always_inline int ipv6_names_vip(void *at, void *end)
+static __always_inline enum subject subject_of_ipv6(void *at, void *end)
 {
 	struct ipv6hdr *ip = at;
 	struct neighbor_message *message = (void *)(ip + 1);
 
 	if ((void *)(ip + 1) > end)
-		return 0;
-	if (is_vip_v6(&ip->daddr))
-		return 1;
-	if (ip->nexthdr != IPPROTO_ICMPV6 || (void *)(message + 1) > end)
-		return 0;
-	if (message->type != NEIGHBOR_SOLICITATION && message->type != NEIGHBOR_ADVERTISEMENT)
-		return 0;
-	return is_vip_v6(&message->target);
+		return OTHER;
+	if (ip->nexthdr == IPPROTO_ICMPV6 && (void *)(message + 1) <= end &&
+	    (message->type == NEIGHBOR_SOLICITATION || message->type == NEIGHBOR_ADVERTISEMENT) &&
+	    (is_next_hop_v6(&message->target) || is_vip_v6(&message->target)))
+		return QUESTION;
+	return is_vip_v6(&ip->daddr) ? PACKET : OTHER;
 }
 
-static __always_inline int names_vip(void *at, void *end)
+static __always_inline enum subject subject_of_frame(void *at, void *end)
 {
 	struct ethhdr *ethernet = at;
 	struct vlan_tag *tag = (void *)(ethernet + 1);
@@ -164,24 +232,24 @@ static __always_inline int names_vip(void *at, void *end)
 	__be16 protocol;
 
 	if ((void *)(ethernet + 1) > end)
-		return 0;
+		return OTHER;
 	protocol = ethernet->h_proto;
 	if (protocol == bpf_htons(ETH_P_8021Q)) {
 		if ((void *)(tag + 1) > end)
-			return 0;
+			return OTHER;
 		protocol = tag->protocol;
 		network = tag + 1;
 	}
 
 	switch (protocol) {
 	case bpf_htons(ETH_P_IP):
-		return ipv4_names_vip(network, end);
+		return subject_of_ipv4(network, end);
 	case bpf_htons(ETH_P_IPV6):
-		return ipv6_names_vip(network, end);
+		return subject_of_ipv6(network, end);
 	case bpf_htons(ETH_P_ARP):
-		return arp_names_vip(network, end);
+		return subject_of_arp(network, end);
 	default:
-		return 0;
+		return OTHER;
 	}
 }
 
@@ -190,14 +258,17 @@ int vipdp(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
+	enum subject subject = subject_of_frame(data, end);
 	int action = XDP_PASS;
 	__u32 key;
 	__u64 *count;
 
-	if (names_vip(data, end))
+	if (subject == PACKET)
+		action = bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP);
+	else if (subject == QUESTION)
 		action = bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
 
-	key = action == XDP_REDIRECT ? REDIRECTED : PASSED;
+	key = action == XDP_REDIRECT ? REDIRECTED : action == XDP_DROP ? DROPPED : PASSED;
 	count = bpf_map_lookup_elem(&frames, &key);
 	if (count)
 		*count += 1;

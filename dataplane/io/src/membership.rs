@@ -1,24 +1,36 @@
-//! What the NIC accepts besides its own address: the shared MAC and the groups.
+//! What the NIC accepts besides its own address: the shared MAC or virtual ones, and the groups.
 //!
 //! Everything is held by sockets, so the kernel undoes it when the process ends, however it ends:
 //!
 //! | held by | effect |
 //! |---|---|
-//! | `AF_PACKET`, `PACKET_MR_UNICAST` | the shared unicast MAC is in the NIC's filter, or the NIC is promiscuous where it has none |
-//! | `AF_PACKET`, `PACKET_MR_MULTICAST` | the shared group MAC, and the solicited-node MACs of the VIPs |
+//! | `AF_PACKET`, `PACKET_MR_UNICAST` | the shared unicast MAC, or the virtual ones, are in the NIC's filter |
+//! | `AF_PACKET`, `PACKET_MR_MULTICAST` | the shared group MAC, and the solicited-node MACs of the VIPs or next hops |
 //! | UDP, `IP_ADD_MEMBERSHIP`, `IPV6_ADD_MEMBERSHIP` | IGMP and MLD reports, so that switches that snoop deliver the groups |
 //!
 //! None of the sockets receives anything: the packet socket has protocol 0, the others no port.
+//!
+//! A NIC's filter holds some number of unicast addresses, 16 to 128 as a rule. What happens beyond
+//! it is not ours to choose: the driver makes the NIC receive everything by itself, and for a
+//! driver that has no filter at all (veth, many virtual ones) the kernel makes it promiscuous
+//! (`__dev_set_rx_mode` in the kernel's net/core/dev.c). It then receives what the switch floods
+//! besides, and the XDP program sorts that out. A virtual function of an SR-IOV NIC may be denied
+//! more than its own address without anybody saying so: it must be trusted
+//! (`ip link set PF vf N trust on spoofchk off`).
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
-use vipdp_core::snapshot::SharedMac;
+use vipdp_core::bucket::BUCKETS;
 use vipdp_core::wire::ethernet::MacAddr;
 
 use crate::link::Link;
+
+/// How many MAC addresses a NIC can be made to accept: one for each next hop, in tiered mode. Each
+/// one makes the driver write its filter anew.
+pub const MACS_MAX: usize = BUCKETS;
 
 /// Why the NIC does not accept a MAC address or a group.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +42,14 @@ pub enum MembershipError {
         interface: String,
         /// The kernel's error.
         source: io::Error,
+    },
+    /// More MAC addresses than would be any node's.
+    #[error("interface {interface}: {count} MAC addresses to accept; {MACS_MAX} are possible")]
+    TooMany {
+        /// The interface.
+        interface: String,
+        /// How many there are.
+        count: usize,
     },
     /// The NIC's filter does not take the MAC address.
     #[error("interface {interface}: it does not accept frames to {mac}: {source}")]
@@ -56,7 +76,8 @@ pub enum MembershipError {
     },
 }
 
-/// The memberships of one NIC. They end when this is dropped.
+/// The memberships of one NIC. They end when this is dropped. What two of them have in common lasts
+/// until both are dropped, so one can be replaced by another without a gap.
 #[derive(Debug)]
 pub struct Membership {
     _packet: OwnedFd,
@@ -64,29 +85,38 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Makes `link` accept frames to `shared_mac`, and to the solicited-node groups of those of
-    /// `vips` that are IPv6; joins these groups and `groups`.
+    /// Makes `link` accept frames to `macs`, joins `groups`, and the solicited-node groups of
+    /// those of `asked_for` that are IPv6.
     ///
-    /// `groups` are the multicast addresses that a shared group MAC belongs to, one of each family;
-    /// empty when the shared MAC is unicast.
+    /// | | shared-mac | tiered |
+    /// |---|---|---|
+    /// | `macs` | the shared ones | the virtual ones of the next hops that this node may come to own |
+    /// | `groups` | those that a shared group MAC belongs to, one of each family | none |
+    /// | `asked_for` | the VIPs | those next hops |
     ///
     /// # Errors
-    /// When one of them is refused; then none is held.
+    /// When one of them is refused, or there are too many; then none is held.
     pub fn join(
         link: &Link,
-        shared_mac: SharedMac,
+        macs: &[MacAddr],
         groups: &[IpAddr],
-        vips: &[IpAddr],
+        asked_for: impl IntoIterator<Item = IpAddr>,
     ) -> Result<Self, MembershipError> {
         let mut groups = groups.to_vec();
-        groups.extend(vips.iter().filter_map(|vip| match vip {
+        groups.extend(asked_for.into_iter().filter_map(|address| match address {
             IpAddr::V4(_) => None,
-            IpAddr::V6(vip) => Some(IpAddr::V6(solicited_node(*vip))),
+            IpAddr::V6(address) => Some(IpAddr::V6(solicited_node(address))),
         }));
         groups.sort_unstable();
         groups.dedup();
 
-        let mut macs = vec![shared_mac.v4, shared_mac.v6];
+        let mut macs = macs.to_vec();
+        macs.sort_unstable();
+        macs.dedup();
+        let count = macs.len().max(groups.len());
+        if count > MACS_MAX {
+            return Err(MembershipError::TooMany { interface: link.name.clone(), count });
+        }
         macs.extend(groups.iter().filter_map(|&group| group_mac(group)));
         macs.sort_unstable();
         macs.dedup();
@@ -155,30 +185,46 @@ fn add_mac(socket: &OwnedFd, index: u32, mac: MacAddr) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Joins `groups` on the NIC. A group a socket: the kernel bounds the memberships of one socket
-/// (`net.ipv4.igmp_max_memberships`, `net.core.optmem_max`).
+/// Joins `groups` on the NIC, on as few sockets as the kernel lets hold them: it bounds the
+/// memberships of one (`net.ipv4.igmp_max_memberships`, `net.core.optmem_max`), and the process has
+/// but so many descriptors.
 fn join_groups(link: &Link, groups: &[IpAddr]) -> Result<Vec<Socket>, MembershipError> {
-    let join = |group: &IpAddr| -> io::Result<Socket> {
-        match group {
-            IpAddr::V4(group) => {
-                let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-                let interface = InterfaceIndexOrAddress::Index(link.index);
-                socket.join_multicast_v4_n(group, &interface)?;
-                Ok(socket)
+    let mut sockets = Vec::new();
+    for is_family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
+        // Each family's last socket is the one with room.
+        let mut open: Option<Socket> = None;
+        for &group in groups.iter().filter(|group| is_family(group)) {
+            let refused =
+                |source| MembershipError::Group { interface: link.name.clone(), group, source };
+            if let Some(socket) = &open {
+                match join(socket, link.index, group) {
+                    Ok(()) => continue,
+                    Err(error) if is_full(&error) => {}
+                    Err(error) => return Err(refused(error)),
+                }
             }
-            IpAddr::V6(group) => {
-                let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
-                socket.join_multicast_v6(group, link.index)?;
-                Ok(socket)
-            }
+            let socket = Socket::new(Domain::for_address((group, 0).into()), Type::DGRAM, None)
+                .map_err(refused)?;
+            join(&socket, link.index, group).map_err(refused)?;
+            sockets.extend(open.replace(socket));
         }
-    };
-    let refused = |group: &IpAddr, source| MembershipError::Group {
-        interface: link.name.clone(),
-        group: *group,
-        source,
-    };
-    groups.iter().map(|group| join(group).map_err(|source| refused(group, source))).collect()
+        sockets.extend(open);
+    }
+    Ok(sockets)
+}
+
+fn join(socket: &Socket, index: u32, group: IpAddr) -> io::Result<()> {
+    match group {
+        IpAddr::V4(group) => {
+            socket.join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(index))
+        }
+        IpAddr::V6(group) => socket.join_multicast_v6(&group, index),
+    }
+}
+
+/// Whether the socket holds as many memberships as the kernel allows it.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   worker 0 -- TapQueue --+
-//!   worker 1 -- TapQueue --+-- vipdp0 (the VIPs, /32 and /128) -- the host's stack
+//!   worker 1 -- TapQueue --+-- vipdp0 (the VIPs, or routes to them) -- the host's stack
 //!   worker n -- TapQueue --+
 //! ```
 //!

@@ -11,11 +11,12 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use vipdp_core::prefix::Prefix;
 
-use super::state::{Change, Rule, State};
+use super::state::{Change, Network, Rule, State};
 use super::{HostError, Report};
 use crate::link::netlink::Netlink;
 use crate::link::{Link, NetlinkError};
@@ -24,6 +25,10 @@ use crate::neighbor::family_of;
 /// Marks routes and rules as ours (`ip rule` shows `proto 118`): a number that no routing daemon
 /// has in iproute2's rt_protos.
 const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(118);
+
+/// `RT_TABLE_LOCAL` of linux/rtnetlink.h: what the host's own addresses are looked up in, before
+/// every other table.
+const TABLE_LOCAL: u8 = 255;
 
 /// Frames that wait in a TAP queue for their worker: a millisecond at a million a second.
 const TX_QUEUE_LEN: u32 = 1_000;
@@ -81,8 +86,55 @@ impl Changes {
         }
     }
 
-    /// Puts a VIP on the TAP, so that the host takes packets to it and services can bind it.
-    pub(super) fn add_vip(&mut self, tap: u32, vip: IpAddr) -> Result<(), NetlinkError> {
+    /// Makes the host take packets to every address of `vip`, and returns the address of the TAP
+    /// that it has from this, if any.
+    ///
+    /// A single address is put on the TAP. A network becomes a route to the host itself, whose
+    /// addresses belong to no interface. An IPv4 network's first address is put on the TAP as well:
+    /// an interface without any passes no packet where the host filters by reverse path, however
+    /// loosely (`__fib_validate_source` in the kernel's net/ipv4/fib_frontend.c).
+    pub(super) fn add_vip(&mut self, tap: u32, vip: Prefix) -> Result<Option<IpAddr>, HostError> {
+        let on_tap = (vip.is_address() || vip.network().is_ipv4()).then_some(vip.network());
+        if let Some(address) = on_tap {
+            self.add_address(tap, address)?;
+        }
+        if !vip.is_address() {
+            self.add_local_route(tap, vip)?;
+        }
+        Ok(on_tap)
+    }
+
+    /// Makes the whole network the host's own, by a route that ends with the TAP.
+    fn add_local_route(&mut self, tap: u32, network: Prefix) -> Result<(), HostError> {
+        let mut request = route_to(network, TABLE_LOCAL, RouteType::Local);
+        if network.network().is_ipv4() {
+            request.header.scope = RouteScope::Host;
+        }
+        request.attributes.push(RouteAttribute::Oif(tap));
+        let message = RouteNetlinkMessage::NewRoute(request);
+        let what = format!("add the route `local {network}`");
+        match self.netlink.change(&what, message, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.errno() == Some(libc::EEXIST) => {
+                Err(HostError::NetworkTaken { network })
+            }
+            result => Ok(result?),
+        }
+    }
+
+    /// Makes the host drop packets to `network` that it would route otherwise. False when it has a
+    /// route to that very network already, which stays.
+    pub(super) fn add_blackhole(&mut self, network: Network) -> Result<bool, NetlinkError> {
+        let message = RouteNetlinkMessage::NewRoute(blackhole(network.0));
+        let what = format!("add the route `blackhole {}`", network.0);
+        match self.netlink.change(&what, message, NLM_F_CREATE | NLM_F_EXCL) {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts an address on the TAP, so that the host takes packets to it and services can bind it.
+    fn add_address(&mut self, tap: u32, vip: IpAddr) -> Result<(), NetlinkError> {
         let mut request = AddressMessage::default();
         request.header.family = family_of(vip);
         request.header.index = tap;
@@ -109,7 +161,7 @@ impl Changes {
         self.netlink.change(&format!("add the address {vip}"), message, NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    /// Waits until the host takes packets to `vip`. IPv6 has no route to an address yet when it
+    /// Waits until the host takes packets to `vip`, an address of the TAP. IPv6 has no route to an address yet when it
     /// was added: a work queue inserts it a moment later (`addrconf_dad_work` in the kernel's
     /// net/ipv6/addrconf.c).
     pub(super) fn await_vip(&mut self, vip: IpAddr) -> Result<(), NetlinkError> {
@@ -173,8 +225,22 @@ impl Changes {
         for rule in state.rules.iter().rev() {
             self.remove_rule(rule, report);
         }
+        for &Network(network) in state.blackholes.iter().rev() {
+            self.remove_blackhole(network, report);
+        }
         for change in state.settings.iter().rev() {
             put_back(change, report);
+        }
+    }
+
+    fn remove_blackhole(&mut self, network: Prefix, report: &mut Report) {
+        let route = format!("the route `blackhole {network}`");
+        let message = RouteNetlinkMessage::DelRoute(blackhole(network));
+        match self.netlink.change(&format!("remove {route}"), message, 0) {
+            Ok(()) => report.restored.push(format!("{route} is removed")),
+            // It is in the file before it is made, and anybody can remove it.
+            Err(error) if error.errno() == Some(libc::ESRCH) => {}
+            Err(error) => report.failed.push(error.to_string()),
         }
     }
 
@@ -216,13 +282,30 @@ fn is_local(message: &RouteNetlinkMessage) -> bool {
     matches!(message, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local)
 }
 
+/// A route of ours in one of the kernel's first 255 tables.
+fn route_to(network: Prefix, table: u8, kind: RouteType) -> RouteMessage {
+    let mut request = RouteMessage::default();
+    request.header.address_family = family_of(network.network());
+    request.header.destination_prefix_length = network.prefix_len();
+    request.header.table = table;
+    request.header.protocol = ROUTE_PROTOCOL;
+    request.header.kind = kind;
+    request.attributes = vec![RouteAttribute::Destination(network.network().into())];
+    request
+}
+
+fn blackhole(network: Prefix) -> RouteMessage {
+    route_to(network, RouteHeader::RT_TABLE_MAIN, RouteType::BlackHole)
+}
+
 fn rule_message(rule: &Rule) -> RuleMessage {
+    let Network(source) = rule.source;
     let mut request = RuleMessage::default();
-    request.header.family = family_of(rule.source);
-    request.header.src_len = if rule.source.is_ipv4() { 32 } else { 128 };
+    request.header.family = family_of(source.network());
+    request.header.src_len = source.prefix_len();
     request.header.action = RuleAction::ToTable;
     request.attributes = vec![
-        RuleAttribute::Source(rule.source),
+        RuleAttribute::Source(source.network()),
         RuleAttribute::Table(rule.table),
         RuleAttribute::Priority(rule.priority),
         RuleAttribute::Protocol(ROUTE_PROTOCOL),

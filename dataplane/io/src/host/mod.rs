@@ -2,9 +2,10 @@
 //!
 //! | change | why | undone by |
 //! |---|---|---|
-//! | the TAP, its settings, the VIPs on it, routes through it | the hand-off | the kernel, when the process ends |
-//! | `conf/NIC/arp_ignore` 1 | the kernel must not answer ARP for an address of the TAP | us |
-//! | `conf/NIC/arp_announce` 2 | the kernel must not ask with a VIP as sender | us |
+//! | the TAP, its settings, the VIPs on it, routes through it and to it | the hand-off | the kernel, when the process ends |
+//! | `conf/NIC/arp_ignore` 1, 3 on other interfaces | the kernel must not answer ARP for a VIP | us |
+//! | `conf/NIC/arp_announce` 2, 1 on other interfaces | the kernel must not ask with a VIP as sender | us |
+//! | `blackhole VIP` in table `main`, where VIP packets come to the NIC's own MAC | the host must not route them while vipdp is down | us |
 //! | `conf/NIC/drop_unicast_in_l2_multicast` 1, with a group MAC | a frame that the XDP program lets through must not reach the stack of every node | us |
 //! | `NIC/napi_defer_hard_irqs`, `gro_flush_timeout`, with busy polling | the worker's poll takes the place of interrupts | us |
 //! | `ip rule from VIP lookup TABLE`, with `egress = "tap"` | replies go to the TAP | us |
@@ -14,11 +15,33 @@
 //! stays. IPv6 needs no setting of the NIC: the kernel answers solicitations and picks their
 //! sender by the interface's own addresses (RFC 4861, section 7.2).
 //!
-//! The VIPs are on the TAP as IPv4 addresses of scope host and as deprecated IPv6 addresses
-//! (RFC 6724, section 5, rule 3): a service can bind them and replies carry them, and the host
-//! does not pick one by itself as the source of its own traffic, unless it is IPv6 and the host
-//! has no other global address at all. Nothing is changed that a packet to or from one of the
-//! host's other addresses would meet.
+//! **Addresses.** VIPs that are single addresses are on the TAP as IPv4 addresses of scope host and
+//! as deprecated IPv6 addresses (RFC 6724, section 5, rule 3): a service can bind them and replies
+//! carry them, and the host does not pick one by itself as the source of its own traffic, unless it
+//! is IPv6 and the host has no other global address at all. Nothing is changed that a packet to or
+//! from one of the host's other addresses would meet: the other interfaces go on answering for
+//! them, each for those of all (`arp_ignore` 3 leaves out addresses of scope host only). Interfaces
+//! that are made while vipdp runs are as the host makes them.
+//!
+//! **Networks.** A VIP that is a network is a route, `local NETWORK dev TAP`: the host takes
+//! packets to every address in it, answers from the address that was asked, and never picks one as
+//! source. IPv4 sockets bind to each like to an address of an interface. IPv6 sockets bind to the
+//! wildcard address, or to one of the network with `IPV6_FREEBIND`, which a UDP service needs also
+//! to choose its source by `IPV6_PKTINFO` (or the host allows it to all: `net.ipv6.ip_nonlocal_bind`).
+//! The kernel answers no solicitation for them, since they are no interface's addresses.
+//!
+//! **While vipdp is down** the host has no VIP: its sockets on them, and their connections, stay
+//! without being reached. A packet to a VIP that comes in then must not be answered by a reset:
+//!
+//! | the packet comes to | what becomes of it |
+//! |---|---|
+//! | the shared MAC, a virtual MAC | dropped: the frame is to another host |
+//! | a group MAC | likewise, since `drop_unicast_in_l2_multicast` stays after a SIGKILL |
+//! | the NIC's own MAC | dropped: to no address of the host, and the host forwards nothing |
+//! | ... of a host that forwards | dropped by the blackhole routes, which stay after a SIGKILL |
+//!
+//! From its start to the end of the TAP the XDP program keeps such packets from the host; see
+//! [`xdp`](crate::xdp).
 
 mod changes;
 mod setting;
@@ -28,10 +51,13 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use vipdp_core::prefix::Prefix;
+
 use crate::link::{Link, LinkError, NetlinkError};
+use crate::xdp::NextHops;
 use changes::Changes;
 use setting::{Area, Setting};
-use state::{Change, Rule, StateFile};
+use state::{Change, Network, Rule, StateFile};
 
 /// Settings of NAPI under busy polling: interrupts stay off for so many empty polls, and the
 /// timer polls after so many nanoseconds if the worker does not (DESIGN.md, section 6).
@@ -82,7 +108,7 @@ pub enum HostError {
     #[error("{vip} is a VIP, and IPv6 is switched off in this kernel (ipv6.disable=1)")]
     NoIpv6 {
         /// The first IPv6 VIP.
-        vip: IpAddr,
+        vip: Prefix,
     },
     /// A VIP is an address of the NIC.
     #[error(
@@ -94,6 +120,26 @@ pub enum HostError {
         vip: IpAddr,
         /// The NIC.
         interface: String,
+    },
+    /// A next hop is an address of the NIC.
+    #[error(
+        "{next_hop} is a next hop and an address of {interface}: the kernel would answer for it; \
+         next hops are addresses that no host of the segment has"
+    )]
+    NextHopOnNic {
+        /// The next hop.
+        next_hop: IpAddr,
+        /// The NIC.
+        interface: String,
+    },
+    /// The host takes packets to the network already.
+    #[error(
+        "{network} is a VIP, and the host takes packets to it already, past vipdp (`ip route show \
+         table local`); remove that route"
+    )]
+    NetworkTaken {
+        /// The VIP.
+        network: Prefix,
     },
     /// The routing table for egress is in use.
     #[error("routing table {table} has a default route already; choose another for egress")]
@@ -131,9 +177,13 @@ pub struct HostPlan {
     /// The TAP, already [made](crate::tap::Tap::create).
     pub tap: String,
     /// The service addresses.
-    pub vips: Vec<IpAddr>,
+    pub vips: Vec<Prefix>,
+    /// The addresses that the VIPs are reached by, in tiered mode: the host must have none.
+    pub next_hops: NextHops,
     /// Whether the VIPs resolve to a group MAC.
     pub group_mac: bool,
+    /// Whether packets to the VIPs come to the NIC's own MAC address.
+    pub own_mac: bool,
     /// Whether workers poll the NIC's queues in place of its interrupts.
     pub busy_poll: bool,
     /// Replies leave by the TAP and the data plane; `None`: by the NIC, past the data plane.
@@ -192,8 +242,13 @@ impl HostPlan {
         let mut changes = Changes::new()?;
         let nic = Link::read(&self.interface)?;
         let tap = changes.find(&self.tap)?;
-        if let Some(&vip) = self.vips.iter().find(|&&vip| nic.has(vip)) {
-            return Err(HostError::VipOnNic { vip, interface: nic.name });
+        for &(own, _) in &nic.addresses {
+            if self.vips.iter().any(|vip| vip.contains(own)) {
+                return Err(HostError::VipOnNic { vip: own, interface: nic.name });
+            }
+            if self.next_hops.contains(own) {
+                return Err(HostError::NextHopOnNic { next_hop: own, interface: nic.name });
+            }
         }
         let (mut file, is_left) = StateFile::open(&self.state_dir, &self.interface)?;
         if is_left {
@@ -208,6 +263,10 @@ impl HostPlan {
         file.begin()?;
         let mut guard = HostGuard { changes, file: Some(file), tap };
         guard.set_nic(self, &nic.name)?;
+        guard.silence_others(self)?;
+        if self.own_mac {
+            guard.add_blackholes(self)?;
+        }
         guard.set_tap(self, nic.mtu)?;
         if let Some(egress) = self.egress_tap {
             guard.add_egress(self, egress)?;
@@ -216,7 +275,7 @@ impl HostPlan {
     }
 
     fn has_ipv6(&self) -> bool {
-        self.vips.iter().any(IpAddr::is_ipv6)
+        self.vips.iter().any(|vip| vip.network().is_ipv6())
     }
 
     /// The TAP's own settings, in the order in which they are made. They go with it.
@@ -281,14 +340,19 @@ impl HostGuard {
     }
 
     fn set_nic(&mut self, plan: &HostPlan, nic: &str) -> Result<(), HostError> {
-        if let Some(&vip) = plan.vips.iter().find(|vip| vip.is_ipv6())
+        if let Some(&vip) = plan.vips.iter().find(|vip| vip.network().is_ipv6())
             && Setting::new(Area::Ipv6, nic, "disable_ipv6").read().is_err()
         {
             return Err(HostError::NoIpv6 { vip });
         }
         // Any value but 0 keeps the kernel from answering for an address of scope host on another
-        // interface, and the larger one of `all` and the NIC counts.
-        self.raise(&Setting::new(Area::Ipv4, nic, "arp_ignore"), 1)?;
+        // interface, and the larger one of `all` and the NIC counts. A 3 may be that of a vipdp on
+        // another interface, and go with it.
+        let arp_ignore = Setting::new(Area::Ipv4, nic, "arp_ignore");
+        match arp_ignore.read().map_err(|source| failed(&arp_ignore, source))?.as_str() {
+            "3" => self.set(&arp_ignore, "1")?,
+            _ => self.raise(&arp_ignore, 1)?,
+        }
         self.raise(&Setting::new(Area::Ipv4, nic, "arp_announce"), 2)?;
         if plan.group_mac {
             for area in [Area::Ipv4, Area::Ipv6] {
@@ -300,6 +364,45 @@ impl HostGuard {
         if plan.busy_poll {
             for (key, value) in NAPI_SETTINGS {
                 self.set(&Setting::new(Area::Device, nic, key), value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the kernel from answering for a VIP, and from asking as one, on the other interfaces.
+    fn silence_others(&mut self, plan: &HostPlan) -> Result<(), HostError> {
+        let spared = ["all", "default", "lo", &plan.interface, &plan.tap];
+        for interface in setting::interfaces()? {
+            if spared.contains(&interface.as_str()) {
+                continue;
+            }
+            for (key, value) in [("arp_ignore", 3), ("arp_announce", 1)] {
+                match self.raise(&Setting::new(Area::Ipv4, &interface, key), value) {
+                    // The interface has gone since.
+                    Err(HostError::Setting { source, .. })
+                        if source.kind() == io::ErrorKind::NotFound => {}
+                    result => result?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the host from routing packets to a VIP when it has no VIP itself.
+    fn add_blackholes(&mut self, plan: &HostPlan) -> Result<(), HostError> {
+        for network in plan.vips.iter().copied().map(Network) {
+            let file = self.file();
+            file.state.blackholes.push(network);
+            file.save()?;
+            if !self.changes.add_blackhole(network)? {
+                // It is not ours to remove.
+                self.file().state.blackholes.pop();
+                self.file().save()?;
+                tracing::warn!(
+                    vip = %network.0,
+                    "the host has a route to this VIP, by which it forwards packets while vipdp \
+                     is down"
+                );
             }
         }
         Ok(())
@@ -333,11 +436,12 @@ impl HostGuard {
             setting.write(value).map_err(|source| failed(&setting, source))?;
         }
         self.changes.set_up_tap(&self.tap, mtu)?;
+        let mut on_tap = Vec::new();
         for &vip in &plan.vips {
-            self.changes.add_vip(self.tap.index, vip)?;
+            on_tap.extend(self.changes.add_vip(self.tap.index, vip)?);
         }
-        for &vip in &plan.vips {
-            self.changes.await_vip(vip)?;
+        for address in on_tap {
+            self.changes.await_vip(address)?;
         }
         self.tap = Link::read(&plan.tap)?;
         Ok(())
@@ -346,7 +450,7 @@ impl HostGuard {
     /// Leads packets from the VIPs to the TAP.
     fn add_egress(&mut self, plan: &HostPlan, egress: EgressTap) -> Result<(), HostError> {
         let mut families: Vec<IpAddr> = Vec::new();
-        for &vip in &plan.vips {
+        for vip in plan.vips.iter().map(|vip| vip.network()) {
             if !families.iter().any(|one| one.is_ipv4() == vip.is_ipv4()) {
                 families.push(vip);
             }
@@ -354,7 +458,7 @@ impl HostGuard {
         for family in families {
             self.changes.add_default_route(family, self.tap.index, egress.table)?;
         }
-        for &source in &plan.vips {
+        for source in plan.vips.iter().copied().map(Network) {
             let rule = Rule { source, table: egress.table, priority: egress.priority };
             let file = self.file();
             file.state.rules.push(rule);

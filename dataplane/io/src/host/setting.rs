@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::HostError;
+
 /// One setting of one interface. Only its place is kept, never a path: what a state file says can
 /// at worst name another interface's setting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,18 +30,23 @@ pub(super) enum Area {
     Device,
 }
 
+impl Area {
+    const fn directory(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "/proc/sys/net/ipv4/conf",
+            Self::Ipv6 => "/proc/sys/net/ipv6/conf",
+            Self::Device => "/sys/class/net",
+        }
+    }
+}
+
 impl Setting {
     pub(super) fn new(area: Area, interface: &str, key: &str) -> Self {
         Self { area, interface: interface.into(), key: key.into() }
     }
 
     fn path(&self) -> PathBuf {
-        let directory = match self.area {
-            Area::Ipv4 => "/proc/sys/net/ipv4/conf",
-            Area::Ipv6 => "/proc/sys/net/ipv6/conf",
-            Area::Device => "/sys/class/net",
-        };
-        [directory, &self.interface, &self.key].iter().collect()
+        [self.area.directory(), &self.interface, &self.key].iter().collect()
     }
 
     /// Whether the names stay below the area's directory.
@@ -70,6 +77,20 @@ impl Setting {
             Area::Ipv6 | Area::Device => Ok(own),
         }
     }
+}
+
+/// The names that have settings of IPv4: the interfaces, `all` and `default`. Sorted.
+pub(super) fn interfaces() -> Result<Vec<String>, HostError> {
+    let path = Area::Ipv4.directory();
+    let names = || -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort_unstable();
+        Ok(names)
+    };
+    names().map_err(|source| HostError::Setting { setting: path.into(), source })
 }
 
 impl fmt::Display for Setting {

@@ -11,12 +11,12 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
+use vipdp_core::prefix::{Prefix, PrefixError};
 
 use super::HostError;
 use super::setting::Setting;
@@ -34,6 +34,28 @@ pub(super) struct State {
     pid: u32,
     pub(super) settings: Vec<Change>,
     pub(super) rules: Vec<Rule>,
+    /// Networks that routes of ours drop packets to. Files of older programs tell of none.
+    #[serde(default)]
+    pub(super) blackholes: Vec<Network>,
+}
+
+/// A prefix, in the file as text: an address or `NETWORK/LEN`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct Network(pub(super) Prefix);
+
+impl TryFrom<String> for Network {
+    type Error = PrefixError;
+
+    fn try_from(text: String) -> Result<Self, PrefixError> {
+        text.parse().map(Self)
+    }
+}
+
+impl From<Network> for String {
+    fn from(network: Network) -> Self {
+        network.0.to_string()
+    }
 }
 
 /// A setting, as it was and as we made it.
@@ -49,7 +71,7 @@ pub(super) struct Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rule {
-    pub(super) source: IpAddr,
+    pub(super) source: Network,
     pub(super) table: u32,
     pub(super) priority: u32,
 }
@@ -57,7 +79,7 @@ pub(super) struct Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { source, table, priority } = self;
-        write!(f, "rule {priority}: from {source} lookup {table}")
+        write!(f, "rule {priority}: from {} lookup {table}", source.0)
     }
 }
 
@@ -107,6 +129,7 @@ impl StateFile {
             pid: std::process::id(),
             settings: Vec::new(),
             rules: Vec::new(),
+            blackholes: Vec::new(),
         };
         Ok((Self { path, lock_path, _lock: lock, state: left.unwrap_or(new) }, is_left))
     }

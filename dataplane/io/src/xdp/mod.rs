@@ -1,48 +1,51 @@
 //! The XDP program on an interface: which frames go to the AF_XDP sockets.
 //!
 //! The program itself is `bpf/vipdp.bpf.c`; `build.rs` compiles it and this module embeds the
-//! object. Frames for a VIP, and ARP and neighbour discovery about one, go to the socket that is
-//! bound to their receive queue. All else, and also these while no socket is bound, goes to the
-//! kernel.
+//! object. Packets to a VIP, and ARP and neighbour discovery about a VIP or a next hop, go to the
+//! socket that is bound to their receive queue; all else goes to the kernel. While no socket is
+//! bound, such packets are dropped: the host may have the VIPs already, or still, and would reset
+//! connections that another node has. ARP and neighbour discovery then go to the kernel.
 //!
 //! The program hangs on the interface by a **bpf_link** whose only descriptor is this process's:
 //! dropping [`Program`] detaches it, and so does the kernel when the process dies, be it by
 //! SIGKILL. Nothing is ever left behind on the interface.
 //!
 //! ```text
-//!  Program::attach      load, put the VIPs in, link to the interface
+//!  Program::attach      load, put the addresses in, link to the interface
 //!  rx_queues            only now: attaching may have changed their number
 //!  AfXdpPort::open      per queue
 //!  Program::bind        per queue: from here on the queue's frames arrive
+//!  drop                 after the host has the VIPs no more
 //! ```
 
+mod addresses;
 mod queues;
 
-use std::collections::HashSet;
 use std::error::Error as _;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::maps::{Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use aya::{Ebpf, EbpfError, include_bytes_aligned};
 use nix::net::if_::if_nametoindex;
 use thiserror::Error;
+use vipdp_core::prefix::Prefix;
 
 use crate::af_xdp::AfXdpPort;
+use addresses::{NextHopsMap, Vips};
 
+pub use addresses::{NextHops, VIPS_MAX};
 pub use queues::rx_queues;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vipdp.bpf.o"));
 
-/// How many VIPs of one family the program takes: the size of its maps `vips_v4`, `vips_v6`.
-pub const VIPS_MAX: usize = 1024;
-
 /// Indices into the program's map `frames`.
 const REDIRECTED: u32 = 0;
 const PASSED: u32 = 1;
+const DROPPED: u32 = 2;
 
 /// Where in the kernel the program is to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,8 +66,11 @@ pub struct Counters {
     /// Frames sent to a socket. The socket may still have lost them: see
     /// [`Statistics`](crate::af_xdp::Statistics).
     pub redirected: u64,
-    /// Frames left to the kernel: those of no VIP, and all others on queues without a socket.
+    /// Frames left to the kernel: those of no VIP and no next hop, and questions about one on
+    /// queues without a socket.
     pub passed: u64,
+    /// Packets to a VIP on queues without a socket.
+    pub dropped: u64,
 }
 
 /// Why the program could not be attached or changed. The interface is as it was before, apart
@@ -119,6 +125,17 @@ pub enum XdpError {
         /// How many there are of the family.
         count: usize,
     },
+    /// Next hops beyond what the program compares.
+    #[error(
+        "{count} next hops from {first} on: the last one would be beyond the addresses of its \
+         family, or, of IPv6, in another /64"
+    )]
+    NextHops {
+        /// The first next hop.
+        first: IpAddr,
+        /// How many there are.
+        count: u16,
+    },
     /// A map of the program could not be read or written.
     #[error("the XDP program's map {map}")]
     Map {
@@ -136,6 +153,7 @@ pub struct Program {
     mode: AttachMode,
     sockets: XskMap<MapData>,
     vips: Vips,
+    next_hops: NextHopsMap,
     frames: PerCpuArray<MapData, u64>,
 }
 
@@ -143,36 +161,43 @@ impl std::fmt::Debug for Program {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Program")
             .field("mode", &self.mode)
-            .field("vips", &self.vips.now)
+            .field("vips", self.vips.now())
             .finish_non_exhaustive()
     }
 }
 
 impl Program {
-    /// Attaches the program to `interface`, with `vips` as service addresses. Frames go on to the
-    /// kernel until a socket is [bound](Self::bind).
+    /// Attaches the program to `interface`, with `vips` as service addresses and `next_hops` as the
+    /// addresses that they are reached by, if any. From now on the kernel gets no packet to a VIP
+    /// any more; vipdp does when a socket is [bound](Self::bind).
     ///
     /// # Errors
     /// See [`XdpError`]; above all when another XDP program is there already, which is never
     /// replaced.
-    pub fn attach(interface: &str, mode: AttachMode, vips: &[IpAddr]) -> Result<Self, XdpError> {
+    pub fn attach(
+        interface: &str,
+        mode: AttachMode,
+        vips: &[Prefix],
+        next_hops: &NextHops,
+    ) -> Result<Self, XdpError> {
         let index = if_nametoindex(interface)
             .map_err(|_| XdpError::NoSuchInterface(interface.to_owned()))?;
         let mut ebpf = Ebpf::load(OBJECT).map_err(|error| XdpError::Load(Box::new(error)))?;
         let sockets = typed("xsks", take(&mut ebpf, "xsks"))?;
         let frames = typed("frames", take(&mut ebpf, "frames"))?;
-        let mut service = Vips {
-            v4: typed("vips_v4", take(&mut ebpf, "vips_v4"))?,
-            v6: typed("vips_v6", take(&mut ebpf, "vips_v6"))?,
-            now: HashSet::new(),
-        };
+        let mut service = Vips::new(
+            typed("vips_v4", take(&mut ebpf, "vips_v4"))?,
+            typed("vips_v6", take(&mut ebpf, "vips_v6"))?,
+        );
         service.set(vips)?;
+        let mut hops = NextHopsMap(typed("next_hops", take(&mut ebpf, "next_hops"))?);
+        hops.set(next_hops)?;
 
         let xdp = ebpf.program_mut("vipdp").expect("the object has the program");
         let xdp: &mut Xdp = xdp.try_into().expect("it is an XDP program");
         xdp.load().map_err(|error| XdpError::Verify(Box::new(error)))?;
         let (link, mode) = link(xdp, interface, index, mode)?;
-        Ok(Self { _link: link, mode, sockets, vips: service, frames })
+        Ok(Self { _link: link, mode, sockets, vips: service, next_hops: hops, frames })
     }
 
     /// [`Native`](AttachMode::Native) or [`Generic`](AttachMode::Generic): where the program runs.
@@ -181,8 +206,8 @@ impl Program {
     }
 
     /// Sends VIP frames of receive queue `queue` to `port`, which must be open on that queue of
-    /// this interface: the kernel drops them otherwise. When the port is dropped they go to the
-    /// kernel again.
+    /// this interface: the kernel drops them otherwise. When the port is dropped the program drops
+    /// them again.
     ///
     /// # Errors
     /// [`XdpError::Map`] when the queue's number is above what the program has room for.
@@ -190,14 +215,25 @@ impl Program {
         in_map("xsks", self.sockets.set(queue, port.as_fd(), 0))
     }
 
-    /// Makes `vips` the service addresses. An address that is in the old set and in the new one
-    /// is so all the time.
+    /// Makes `vips` the service addresses. A prefix that is in the old set and in the new one is
+    /// so all the time.
     ///
     /// # Errors
     /// [`XdpError::TooManyVips`], with nothing changed. [`XdpError::Map`] when the kernel refuses a
     /// change; the set is then partly the old one, and the call can be repeated.
-    pub fn set_vips(&mut self, vips: &[IpAddr]) -> Result<(), XdpError> {
+    pub fn set_vips(&mut self, vips: &[Prefix]) -> Result<(), XdpError> {
         self.vips.set(vips)
+    }
+
+    /// Makes `next_hops` the addresses that the VIPs are reached by.
+    ///
+    /// To change their count, as when a member is added, takes effect at once; to change the first
+    /// ones takes it piece by piece, and a question that comes in that moment may be lost.
+    ///
+    /// # Errors
+    /// [`XdpError::NextHops`], with nothing changed; [`XdpError::Map`].
+    pub fn set_next_hops(&mut self, next_hops: &NextHops) -> Result<(), XdpError> {
+        self.next_hops.set(next_hops)
     }
 
     /// What the program counted since it was attached.
@@ -208,55 +244,7 @@ impl Program {
         let sum = |index: u32| -> Result<u64, XdpError> {
             Ok(in_map("frames", self.frames.get(&index, 0))?.iter().sum())
         };
-        Ok(Counters { redirected: sum(REDIRECTED)?, passed: sum(PASSED)? })
-    }
-}
-
-/// The maps `vips_v4` and `vips_v6`.
-struct Vips {
-    v4: HashMap<MapData, [u8; 4], u8>,
-    v6: HashMap<MapData, [u8; 16], u8>,
-    /// What is in the two now.
-    now: HashSet<IpAddr>,
-}
-
-impl Vips {
-    fn set(&mut self, vips: &[IpAddr]) -> Result<(), XdpError> {
-        let wanted: HashSet<IpAddr> = vips.iter().copied().collect();
-        for of_family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
-            let count = wanted.iter().filter(|address| of_family(address)).count();
-            if count > VIPS_MAX {
-                return Err(XdpError::TooManyVips { count });
-            }
-        }
-        // First out, then in: together they might not fit.
-        let gone: Vec<IpAddr> = self.now.difference(&wanted).copied().collect();
-        for address in gone {
-            self.remove(address)?;
-        }
-        let new: Vec<IpAddr> = wanted.difference(&self.now).copied().collect();
-        for address in new {
-            self.insert(address)?;
-        }
-        Ok(())
-    }
-
-    fn insert(&mut self, address: IpAddr) -> Result<(), XdpError> {
-        match address {
-            IpAddr::V4(v4) => in_map("vips_v4", self.v4.insert(v4.octets(), 0, 0))?,
-            IpAddr::V6(v6) => in_map("vips_v6", self.v6.insert(v6.octets(), 0, 0))?,
-        }
-        self.now.insert(address);
-        Ok(())
-    }
-
-    fn remove(&mut self, address: IpAddr) -> Result<(), XdpError> {
-        match address {
-            IpAddr::V4(v4) => in_map("vips_v4", self.v4.remove(&v4.octets()))?,
-            IpAddr::V6(v6) => in_map("vips_v6", self.v6.remove(&v6.octets()))?,
-        }
-        self.now.remove(&address);
-        Ok(())
+        Ok(Counters { redirected: sum(REDIRECTED)?, passed: sum(PASSED)?, dropped: sum(DROPPED)? })
     }
 }
 

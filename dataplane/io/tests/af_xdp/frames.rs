@@ -9,6 +9,11 @@ const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd64, 0, 0, 0, 0, 0, 0, 1);
 const OTHER4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 54);
 const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 0x54);
 
+/// Next hops: 100 from these on.
+pub const NEXT_HOP4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 200);
+pub const NEXT_HOP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 1, 0xffce);
+pub const NEXT_HOPS: u16 = 100;
+
 pub const MAC_PEER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub const MAC_NODE: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const MAC_BROADCAST: [u8; 6] = [0xff; 6];
@@ -101,6 +106,69 @@ pub fn of_others() -> Vec<Named> {
         ("another ICMPv6 message", solicited(&ipv6(all_nodes(), ICMPV6, &neighbor(134, VIP6)))),
         ("the group, but not ICMPv6", solicited(&ipv6(group(VIP6), UDP, &neighbor(135, VIP6)))),
     ]
+}
+
+/// What the program sends to the sockets when 192.0.2.0/26 and 2001:db8:53::/64 are VIPs and there
+/// are next hops.
+pub fn of_networks() -> Vec<Named> {
+    let first6 = Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 0);
+    let last6 = Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0xffff, 0xffff, 0xffff, 0xffff);
+    let mut virtual_mac = ethernet(IPV4, &ipv4(VIP4, TCP, &[0; 20]));
+    virtual_mac[..6].copy_from_slice(&[0x02, 0x76, 0, 53, 0, 7]);
+    let (first, last) = (next_hop4(0), next_hop4(NEXT_HOPS - 1));
+    let (first_hop6, last_hop6) = (next_hop6(0), next_hop6(NEXT_HOPS - 1));
+    vec![
+        ("the first address", ethernet(IPV4, &ipv4([192, 0, 2, 0].into(), UDP, &[0; 20]))),
+        ("the last address", ethernet(IPV4, &ipv4([192, 0, 2, 63].into(), UDP, &[0; 20]))),
+        ("to a virtual MAC", virtual_mac),
+        ("the first IPv6 address", ethernet(IPV6, &ipv6(first6, TCP, &[0; 20]))),
+        ("the last IPv6 address", ethernet(IPV6, &ipv6(last6, UDP, &[0; 20]))),
+        ("an ARP request for a VIP", broadcast(ARP, &arp(1, CLIENT4, VIP4))),
+        ("an ARP request for the first next hop", broadcast(ARP, &arp(1, CLIENT4, first))),
+        ("an ARP request for the last next hop", broadcast(ARP, &arp(1, CLIENT4, last))),
+        ("a tagged ARP request for a next hop", tagged(VLAN, ARP, &arp(1, CLIENT4, first))),
+        ("a claim of a next hop", broadcast(ARP, &arp(1, last, last))),
+        ("a claim of a next hop by a reply", broadcast(ARP, &arp(2, first, CLIENT4))),
+        ("a solicitation for the first next hop", of_hop(group(first_hop6), 135, first_hop6)),
+        ("a solicitation for the last next hop", of_hop(group(last_hop6), 135, last_hop6)),
+        ("a solicitation to a next hop", of_hop(first_hop6, 135, first_hop6)),
+        ("an advertisement of a next hop", of_hop(all_nodes(), 136, last_hop6)),
+    ]
+}
+
+/// What then is the kernel's. The first is about the address behind the last next hop.
+pub fn beside_networks() -> Vec<Named> {
+    let (before6, behind6) = (next_hop6(u16::MAX), next_hop6(NEXT_HOPS));
+    vec![
+        ("ARP behind the next hops", broadcast(ARP, &arp(1, CLIENT4, next_hop4(NEXT_HOPS)))),
+        ("ARP before the next hops", broadcast(ARP, &arp(1, CLIENT4, next_hop4(u16::MAX)))),
+        ("a solicitation behind them", of_hop(group(behind6), 135, behind6)),
+        ("a solicitation before them", of_hop(group(before6), 135, before6)),
+        ("a solicitation in another /64", of_hop(all_nodes(), 135, other_64())),
+        ("IPv4 to a next hop", ethernet(IPV4, &ipv4(next_hop4(0), UDP, &[0; 20]))),
+        ("IPv6 to a next hop", ethernet(IPV6, &ipv6(next_hop6(0), UDP, &[0; 20]))),
+        ("IPv4 behind the network", ethernet(IPV4, &ipv4([192, 0, 2, 64].into(), UDP, &[0; 20]))),
+        ("IPv6 behind the network", ethernet(IPV6, &ipv6(all_nodes(), UDP, &[0; 20]))),
+    ]
+}
+
+/// The next hop with this number; `u16::MAX` stands for the address before the first.
+fn next_hop4(number: u16) -> Ipv4Addr {
+    let first = NEXT_HOP4.to_bits();
+    Ipv4Addr::from_bits(if number == u16::MAX { first - 1 } else { first + u32::from(number) })
+}
+
+fn next_hop6(number: u16) -> Ipv6Addr {
+    let first = NEXT_HOP6.to_bits();
+    Ipv6Addr::from_bits(if number == u16::MAX { first - 1 } else { first + u128::from(number) })
+}
+
+fn other_64() -> Ipv6Addr {
+    Ipv6Addr::from_bits(NEXT_HOP6.to_bits() ^ 1 << 64)
+}
+
+fn of_hop(to: Ipv6Addr, kind: u8, target: Ipv6Addr) -> Vec<u8> {
+    solicited(&ipv6(to, ICMPV6, &neighbor(kind, target)))
 }
 
 /// A UDP packet to the IPv4 VIP whose source port tells the flow.

@@ -14,14 +14,15 @@
 //!  |  (transmit checksums off) |                 |  02:00:00:00:00:02                        |
 //!  +---------------------------+                 +------------------------------------------+
 //!
-//!  VIPs, on no interface: 192.0.2.53, 2001:db8:53::53
+//!  VIPs, on no interface: 192.0.2.53, 2001:db8:53::53; or networks around them, behind next hops
+//!  from 198.18.0.200, fd00:18::1:ffce on
 //! ```
 
 mod frames;
 mod lab;
 
 use std::io::{BufRead, BufReader, Write as _};
-use std::net::{IpAddr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -30,17 +31,22 @@ use frames::{VIP4, VIP6};
 use lab::{Lab, inside, until};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use vipdp_core::port::{BURST, Port};
+use vipdp_core::prefix::Prefix;
 use vipdp_io::af_xdp::{AfXdpPort, FRAME_LEN_MAX, Frame, OpenError, Options, ZeroCopy};
-use vipdp_io::xdp::{AttachMode, Program, XdpError, rx_queues};
+use vipdp_io::xdp::{AttachMode, NextHops, Program, XdpError, rx_queues};
 
 const NODE: &str = "node0";
 
-fn vips() -> [IpAddr; 2] {
+fn vips() -> [Prefix; 2] {
     [VIP4.into(), VIP6.into()]
 }
 
+fn try_attach(lab: &Lab, interface: &str, mode: AttachMode) -> Result<Program, XdpError> {
+    inside(&lab.node, || Program::attach(interface, mode, &vips(), &NextHops::default()))
+}
+
 fn attach(lab: &Lab) -> Program {
-    inside(&lab.node, || Program::attach(NODE, AttachMode::Auto, &vips())).expect("attached")
+    try_attach(lab, NODE, AttachMode::Auto).expect("attached")
 }
 
 fn open(lab: &Lab, options: &Options) -> AfXdpPort {
@@ -139,8 +145,9 @@ fn everything_else_reaches_the_kernel() {
     assert_eq!(program.counters().expect("counters").redirected, 1);
 }
 
+/// The host may have the VIPs already, or still: it would reset connections of other nodes.
 #[test]
-fn frames_without_a_socket_reach_the_kernel() {
+fn packets_without_a_socket_are_dropped_and_questions_left_to_the_kernel() {
     let lab = Lab::new();
     let mut program = attach(&lab);
     assert_eq!(inside(&lab.node, || rx_queues(NODE)).expect("counted"), 2);
@@ -148,22 +155,25 @@ fn frames_without_a_socket_reach_the_kernel() {
     let flows: Vec<_> = (0..64).map(frames::udp_flow).collect();
     let counted = |program: &Program| {
         let now = program.counters().expect("counters");
-        (now.redirected, now.passed)
+        (now.redirected, now.dropped)
     };
 
     // No socket at all, then one on queue 0 only: queue 1 has some of 64 flows, as has queue 0.
-    let before = counted(&program);
     flows.iter().for_each(|frame| wire.send(frame));
-    until("all passed", || counted(&program).1 >= before.1 + 64);
-    assert_eq!(counted(&program).0, 0);
+    until("all dropped", || counted(&program).1 == 64);
+    let passed = program.counters().expect("counters").passed;
+    let (_, request) =
+        frames::of_vips().into_iter().find(|(kind, _)| *kind == "an ARP request").expect("it");
+    wire.send(&request);
+    until("the question to pass", || program.counters().expect("counters").passed > passed);
+    assert_eq!(counted(&program), (0, 64));
 
     let port = open(&lab, &Options::new(NODE, 0));
     program.bind(0, &port).expect("bound");
-    let before = counted(&program);
     flows.iter().for_each(|frame| wire.send(frame));
     until("all seen", || {
         let now = counted(&program);
-        now.0 + now.1 >= before.0 + before.1 + 64
+        now.0 + now.1 == 64 + 64
     });
     let on_queue_0 = counted(&program).0;
     assert!((1..64).contains(&on_queue_0), "{on_queue_0} of 64 flows on queue 0");
@@ -171,12 +181,12 @@ fn frames_without_a_socket_reach_the_kernel() {
     // Dropping the port unbinds it. Other tests of this process fork, and a child has the socket
     // too until it executes its program, so the first frames may still go there.
     drop(port);
-    until("64 frames in a row to pass", || {
+    until("64 frames in a row to be dropped", || {
         let before = counted(&program);
         flows.iter().for_each(|frame| wire.send(frame));
         until("all seen", || {
             let now = counted(&program);
-            now.0 + now.1 >= before.0 + before.1 + 64
+            now.0 + now.1 == before.0 + before.1 + 64
         });
         counted(&program).0 == before.0
     });
@@ -434,17 +444,60 @@ fn new_vips_take_effect_and_old_ones_end() {
     assert_eq!(receive(&mut ports, 1), [four.as_slice()]);
     assert_eq!(program.counters().expect("counters").redirected, 2);
 
-    let many: Vec<IpAddr> = (0..1025u32).map(|n| IpAddr::V4((0x0a00_0000 + n).into())).collect();
-    program.set_vips(&many[..1024]).expect("as many as there is room for");
+    let many: Vec<Prefix> =
+        (0..257u32).map(|n| Ipv4Addr::from_bits(0x0a00_0000 + n).into()).collect();
+    program.set_vips(&many[..256]).expect("as many as there is room for");
     let error = program.set_vips(&many).expect_err("one too many");
-    assert!(matches!(error, XdpError::TooManyVips { count: 1025 }), "{error}");
+    assert!(matches!(error, XdpError::TooManyVips { count: 257 }), "{error}");
+}
+
+#[test]
+fn addresses_of_a_network_are_vips_and_next_hops_are_only_asked_for() {
+    let lab = Lab::new();
+    let [net4, net6] = ["192.0.2.0/26", "2001:db8:53::/64"].map(|net| net.parse().expect("it"));
+    let hops = NextHops {
+        first4: Some(frames::NEXT_HOP4),
+        first6: Some(frames::NEXT_HOP6),
+        count: frames::NEXT_HOPS,
+    };
+    let mut program =
+        inside(&lab.node, || Program::attach(NODE, AttachMode::Auto, &[net4, net6], &hops))
+            .expect("attached");
+    let mut ports: Vec<_> = (0..2).map(|queue| open(&lab, &Options::new(NODE, queue))).collect();
+    for (queue, port) in (0..).zip(&ports) {
+        program.bind(queue, port).expect("bound");
+    }
+    let wire = lab.wire();
+    let kinds = frames::of_networks();
+    for (kind, frame) in &kinds {
+        wire.send(frame);
+        assert_eq!(receive(&mut ports, 1), [frame.as_slice()], "{kind}");
+    }
+    let others = frames::beside_networks();
+    let before = program.counters().expect("counters").passed;
+    others.iter().for_each(|(_, frame)| wire.send(frame));
+    until("the program to pass them", || {
+        program.counters().expect("counters").passed >= before + others.len() as u64
+    });
+    assert_eq!(program.counters().expect("counters").redirected, kinds.len() as u64);
+
+    // One more next hop: what was beside them is one of them.
+    let more = NextHops { count: frames::NEXT_HOPS + 1, ..hops };
+    program.set_next_hops(&more).expect("set");
+    let (_, question) = &others[0];
+    wire.send(question);
+    assert_eq!(receive(&mut ports, 1), [question.as_slice()]);
+
+    let beyond = NextHops { first4: Some(Ipv4Addr::BROADCAST), ..hops };
+    let error = program.set_next_hops(&beyond).expect_err("there is none above");
+    assert!(matches!(error, XdpError::NextHops { .. }), "{error}");
+    ports.iter().for_each(assert_nothing_held);
 }
 
 #[test]
 fn the_generic_mode_serves_too() {
     let lab = Lab::new();
-    let mut program = inside(&lab.node, || Program::attach(NODE, AttachMode::Generic, &vips()))
-        .expect("attached");
+    let mut program = try_attach(&lab, NODE, AttachMode::Generic).expect("attached");
     assert_eq!(program.attach_mode(), AttachMode::Generic);
     let mut ports: Vec<_> = (0..2)
         .map(|queue| open(&lab, &Options { zero_copy: ZeroCopy::Off, ..Options::new(NODE, queue) }))
@@ -461,10 +514,10 @@ fn the_generic_mode_serves_too() {
 fn a_driver_without_xdp_gets_the_generic_mode() {
     let lab = Lab::new();
     lab::run(&lab.node, &["ip", "link", "add", "bridge0", "type", "bridge"]);
-    let attach = |mode| inside(&lab.node, || Program::attach("bridge0", mode, &vips()));
-    let error = attach(AttachMode::Native).expect_err("a bridge has no native XDP");
+    let error =
+        try_attach(&lab, "bridge0", AttachMode::Native).expect_err("a bridge has no native XDP");
     assert!(matches!(error, XdpError::Attach { mode: AttachMode::Native, .. }), "{error}");
-    let program = attach(AttachMode::Auto).expect("attached");
+    let program = try_attach(&lab, "bridge0", AttachMode::Auto).expect("attached");
     assert_eq!(program.attach_mode(), AttachMode::Generic);
 }
 
@@ -473,8 +526,7 @@ fn a_second_program_and_a_second_socket_are_refused() {
     let lab = Lab::new();
     let (_program, mut ports) = node(&lab);
     for mode in [AttachMode::Auto, AttachMode::Native, AttachMode::Generic] {
-        let error = inside(&lab.node, || Program::attach(NODE, mode, &vips()))
-            .expect_err("one is there already");
+        let error = try_attach(&lab, NODE, mode).expect_err("one is there already");
         assert!(matches!(error, XdpError::AlreadyAttached { .. }), "{mode:?}: {error}");
         assert!(error.to_string().contains("bpftool net show dev node0"), "{error}");
     }
@@ -487,8 +539,7 @@ fn a_second_program_and_a_second_socket_are_refused() {
     let error = inside(&lab.node, || AfXdpPort::open(&Options::new("nothing0", 0)))
         .expect_err("no such interface");
     assert!(matches!(error, OpenError::NoSuchInterface(_)), "{error}");
-    let error = inside(&lab.node, || Program::attach("nothing0", AttachMode::Auto, &vips()))
-        .expect_err("no such interface");
+    let error = try_attach(&lab, "nothing0", AttachMode::Auto).expect_err("no such interface");
     assert!(matches!(error, XdpError::NoSuchInterface(_)), "{error}");
 
     // The first ones are unharmed.
@@ -536,7 +587,8 @@ fn a_killed_process_leaves_no_program() {
 
 fn hold_until_killed(node: &str) -> ! {
     let _held = inside(node, || {
-        let mut program = Program::attach(NODE, AttachMode::Auto, &vips()).expect("attached");
+        let mut program = Program::attach(NODE, AttachMode::Auto, &vips(), &NextHops::default())
+            .expect("attached");
         let port = AfXdpPort::open(&Options::new(NODE, 0)).expect("opened");
         program.bind(0, &port).expect("bound");
         (program, port)

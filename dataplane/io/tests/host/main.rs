@@ -27,6 +27,7 @@ use lab::{
     neighbor_discovery, neighbor_solicitation, packet, run, tcp, udp, write,
 };
 use vipdp_core::port::Host;
+use vipdp_core::prefix::Prefix;
 use vipdp_core::snapshot::SharedMac;
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_io::host::{EgressTap, HostError, HostGuard, HostPlan, Report, cleanup};
@@ -34,6 +35,7 @@ use vipdp_io::link::Link;
 use vipdp_io::membership::Membership;
 use vipdp_io::neighbor::EgressTable;
 use vipdp_io::tap::{Tap, TapError, TapQueue};
+use vipdp_io::xdp::NextHops;
 
 const TAP: &str = "tap0";
 const VIPS: [&str; 2] = ["192.0.2.53", "2001:db8:53::53"];
@@ -43,8 +45,8 @@ const PEER: [&str; 2] = ["198.51.100.1", "2001:db8:1::1"];
 const ARP_IGNORE: &str = "/proc/sys/net/ipv4/conf/nic0/arp_ignore";
 const ARP_ANNOUNCE: &str = "/proc/sys/net/ipv4/conf/nic0/arp_announce";
 
-fn vips() -> Vec<IpAddr> {
-    VIPS.map(ip).to_vec()
+fn vips() -> Vec<Prefix> {
+    VIPS.map(|vip| ip(vip).into()).to_vec()
 }
 
 fn plan(state_dir: &Path) -> HostPlan {
@@ -52,7 +54,9 @@ fn plan(state_dir: &Path) -> HostPlan {
         interface: NIC.into(),
         tap: TAP.into(),
         vips: vips(),
+        next_hops: NextHops::default(),
         group_mac: false,
+        own_mac: false,
         busy_poll: true,
         egress_tap: None,
         state_dir: state_dir.into(),
@@ -63,6 +67,10 @@ fn plan(state_dir: &Path) -> HostPlan {
 fn apply(plan: &HostPlan) -> (TapQueue, HostGuard) {
     let mut queues = Tap::create(&plan.tap, 1).unwrap();
     (queues.pop().unwrap(), plan.apply().unwrap())
+}
+
+fn macs(shared: SharedMac) -> [MacAddr; 2] {
+    [shared.v4, shared.v6]
 }
 
 /// A UDP socket of the node that does not wait for ever.
@@ -244,7 +252,7 @@ fn the_stack_takes_no_vip_packet_from_the_nic() {
             let plan = HostPlan { group_mac: shared.v4.is_group(), ..plan(state.path()) };
             let (mut queue, guard) = apply(&plan);
             let nic = Link::read(NIC).unwrap();
-            let _membership = Membership::join(&nic, shared, &[], &vips()).unwrap();
+            let _membership = Membership::join(&nic, &macs(shared), &[], VIPS.map(ip)).unwrap();
             for (at, mac) in [shared.v4, shared.v6].into_iter().enumerate() {
                 let (vip, client) = (ip(VIPS[at]), (ip(CLIENTS[at]), 40_000));
                 let socket = udp_socket(vip);
@@ -274,7 +282,11 @@ fn restore_leaves_the_host_as_it_was() {
         let (queue, guard) = apply(&plan);
         let nic = Link::read(NIC).unwrap();
         let group = SharedMac::unicast(MacAddr([0x03, 0, 0, 0, 0, 1]));
-        (queue, guard, Membership::join(&nic, group, &[ip("239.1.2.3")], &vips()).unwrap())
+        (
+            queue,
+            guard,
+            Membership::join(&nic, &macs(group), &[ip("239.1.2.3")], VIPS.map(ip)).unwrap(),
+        )
     });
     let during = lab.snapshot();
     let is = |line: &str| during.iter().any(|one| one.contains(line));
@@ -389,7 +401,7 @@ fn a_plan_that_fails_half_way_is_undone() {
         let error = plan.apply().unwrap_err();
         assert!(matches!(error, HostError::TableTaken { .. }), "{error}");
 
-        let own = HostPlan { vips: vec![ip(OWN[0])], ..plan.clone() };
+        let own = HostPlan { vips: vec![ip(OWN[0]).into()], ..plan.clone() };
         let _queues = Tap::create(TAP, 1).unwrap();
         let error = own.apply().unwrap_err();
         assert!(matches!(error, HostError::VipOnNic { .. }), "{error}");
@@ -406,7 +418,8 @@ fn the_nic_accepts_the_shared_mac_and_the_groups_while_the_membership_lasts() {
         let nic = Link::read(NIC).unwrap();
         assert_eq!(nic.promiscuity, 0);
         let shared = SharedMac::unicast(MacAddr([0x02, 0x56, 0, 0, 0, 0x35]));
-        let membership = Membership::join(&nic, shared, &[ip("239.1.2.3")], &vips()).unwrap();
+        let membership =
+            Membership::join(&nic, &macs(shared), &[ip("239.1.2.3")], VIPS.map(ip)).unwrap();
         // A veth has no filter for unicast addresses.
         assert_eq!(Link::read(NIC).unwrap().promiscuity, 1);
         let groups = run("ip maddr show dev nic0");

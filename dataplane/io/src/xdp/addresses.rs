@@ -1,0 +1,200 @@
+//! The addresses that the XDP program knows, in its maps.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, MapData};
+use vipdp_core::prefix::Prefix;
+use vipdp_core::tiered::Tiered;
+
+use super::{XdpError, in_map};
+
+/// How many prefixes of one family the program takes as VIPs, a single address being one: the size
+/// of its maps `vips_v4`, `vips_v6`.
+pub const VIPS_MAX: usize = 256;
+
+/// The addresses that a router sends VIP packets by in tiered mode: `count` of each family that
+/// has any, each above the one before it. The default has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextHops {
+    /// The first IPv4 one.
+    pub first4: Option<Ipv4Addr>,
+    /// The first IPv6 one.
+    pub first6: Option<Ipv6Addr>,
+    /// How many there are of each family.
+    pub count: u16,
+}
+
+impl From<&Tiered> for NextHops {
+    fn from(tiered: &Tiered) -> Self {
+        Self { first4: tiered.first4, first6: tiered.first6, count: tiered.count }
+    }
+}
+
+impl NextHops {
+    /// Whether `address` is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let number = match address {
+            IpAddr::V4(address) => self.first4.map(|first| {
+                u128::from(address.to_bits()).wrapping_sub(u128::from(first.to_bits()))
+            }),
+            IpAddr::V6(address) => {
+                self.first6.map(|first| address.to_bits().wrapping_sub(first.to_bits()))
+            }
+        };
+        number.is_some_and(|number| number < u128::from(self.count))
+    }
+
+    /// The value of the program's map.
+    ///
+    /// # Errors
+    /// [`XdpError::NextHops`] when the last one is not of the family, or an IPv6 one has other
+    /// upper 64 bits than the first, which the program compares as a whole.
+    fn value(&self) -> Result<Value, XdpError> {
+        let refused = |first: IpAddr| XdpError::NextHops { first, count: self.count };
+        let above = self.count.saturating_sub(1);
+        let mut value = Value::default();
+        if let Some(first) = self.first4 {
+            let number = first.to_bits();
+            number.checked_add(above.into()).ok_or_else(|| refused(first.into()))?;
+            (value.first_v4, value.count_v4) = (number, self.count.into());
+        }
+        if let Some(first) = self.first6 {
+            let number = first.to_bits();
+            let lower = number as u64;
+            lower.checked_add(above.into()).ok_or_else(|| refused(first.into()))?;
+            (value.first_v6_upper, value.first_v6_lower) = ((number >> 64) as u64, lower);
+            value.count_v6 = self.count.into();
+        }
+        Ok(value)
+    }
+}
+
+/// `struct next_hops` of `bpf/vipdp.bpf.c`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Value {
+    first_v6_upper: u64,
+    first_v6_lower: u64,
+    first_v4: u32,
+    count_v4: u32,
+    count_v6: u32,
+    unused: u32,
+}
+
+// SAFETY: integers without padding between or behind them, laid out as in C.
+unsafe impl aya::Pod for Value {}
+
+/// The map `next_hops`.
+pub(super) struct NextHopsMap(pub(super) Array<MapData, Value>);
+
+impl NextHopsMap {
+    pub(super) fn set(&mut self, next_hops: &NextHops) -> Result<(), XdpError> {
+        in_map("next_hops", self.0.set(0, next_hops.value()?, 0))
+    }
+}
+
+/// The maps `vips_v4` and `vips_v6`.
+pub(super) struct Vips {
+    v4: LpmTrie<MapData, [u8; 4], u8>,
+    v6: LpmTrie<MapData, [u8; 16], u8>,
+    /// What is in the two now.
+    now: HashSet<Prefix>,
+}
+
+impl Vips {
+    /// Empty maps.
+    pub(super) fn new(
+        v4: LpmTrie<MapData, [u8; 4], u8>,
+        v6: LpmTrie<MapData, [u8; 16], u8>,
+    ) -> Self {
+        Self { v4, v6, now: HashSet::new() }
+    }
+
+    /// What is in the maps.
+    pub(super) fn now(&self) -> &HashSet<Prefix> {
+        &self.now
+    }
+
+    pub(super) fn set(&mut self, vips: &[Prefix]) -> Result<(), XdpError> {
+        let wanted: HashSet<Prefix> = vips.iter().copied().collect();
+        for of_family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
+            let count = wanted.iter().filter(|prefix| of_family(&prefix.network())).count();
+            if count > VIPS_MAX {
+                return Err(XdpError::TooManyVips { count });
+            }
+        }
+        // First out, then in: together they might not fit.
+        let gone: Vec<Prefix> = self.now.difference(&wanted).copied().collect();
+        for prefix in gone {
+            self.remove(prefix)?;
+        }
+        let new: Vec<Prefix> = wanted.difference(&self.now).copied().collect();
+        for prefix in new {
+            self.insert(prefix)?;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, prefix: Prefix) -> Result<(), XdpError> {
+        let length = prefix.prefix_len().into();
+        match prefix.network() {
+            IpAddr::V4(v4) => {
+                in_map("vips_v4", self.v4.insert(&Key::new(length, v4.octets()), 0, 0))?;
+            }
+            IpAddr::V6(v6) => {
+                in_map("vips_v6", self.v6.insert(&Key::new(length, v6.octets()), 0, 0))?;
+            }
+        }
+        self.now.insert(prefix);
+        Ok(())
+    }
+
+    fn remove(&mut self, prefix: Prefix) -> Result<(), XdpError> {
+        let length = prefix.prefix_len().into();
+        match prefix.network() {
+            IpAddr::V4(v4) => in_map("vips_v4", self.v4.remove(&Key::new(length, v4.octets())))?,
+            IpAddr::V6(v6) => in_map("vips_v6", self.v6.remove(&Key::new(length, v6.octets())))?,
+        }
+        self.now.remove(&prefix);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next_hops(first4: &str, first6: &str, count: u16) -> NextHops {
+        let (first4, first6) = (first4.parse().unwrap(), first6.parse().unwrap());
+        NextHops { first4: Some(first4), first6: Some(first6), count }
+    }
+
+    #[test]
+    fn next_hops_follow_the_first() {
+        let hops = next_hops("10.0.0.250", "fd00::1:fffe", 30);
+        let contains = |address: &str| hops.contains(address.parse().unwrap());
+        for inside in ["10.0.0.250", "10.0.1.23", "fd00::1:fffe", "fd00::2:1b"] {
+            assert!(contains(inside), "{inside}");
+        }
+        for outside in ["10.0.0.249", "10.0.1.24", "fd00::1:fffd", "fd00::2:1c", "::10.0.0.250"] {
+            assert!(!contains(outside), "{outside}");
+        }
+        assert!(!NextHops { count: 0, ..hops }.contains("10.0.0.250".parse().unwrap()));
+        assert!(!NextHops::default().contains("0.0.0.0".parse().unwrap()));
+    }
+
+    #[test]
+    fn next_hops_that_the_program_cannot_compare_are_refused() {
+        for (first4, first6, count, refused) in [
+            ("255.255.255.254", "fd00::", 3, "255.255.255.254"),
+            ("10.0.0.1", "fd00::ffff:ffff:ffff:fffe", 3, "fd00::ffff:ffff:ffff:fffe"),
+        ] {
+            let error = next_hops(first4, first6, count).value().unwrap_err();
+            let refused: IpAddr = refused.parse().unwrap();
+            assert!(matches!(error, XdpError::NextHops { first, .. } if first == refused));
+            assert!(next_hops(first4, first6, 2).value().is_ok(), "{refused}");
+        }
+    }
+}
