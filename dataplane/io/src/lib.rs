@@ -8,6 +8,7 @@ pub mod host;
 pub mod link;
 pub mod membership;
 pub mod neighbor;
+pub mod probe;
 pub mod realtime;
 pub mod tap;
 pub mod xdp;
