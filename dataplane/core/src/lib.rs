@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bucket;
+pub mod claim;
 pub mod counters;
 pub mod decide;
 pub mod flow;

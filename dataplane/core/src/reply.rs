@@ -17,7 +17,7 @@
 //! what sits there may be a node of this cluster, whose payload names the shared MAC, and then
 //! every node would hear it. It keeps the request's tag, priority included.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use crate::parse::{Arp, NeighborSolicitation, Parsed};
 use crate::snapshot::{Ingress, Service};
@@ -50,12 +50,8 @@ impl Place {
     }
 }
 
-/// Where a neighbour advertisement goes when nobody in particular asked: all nodes on the link.
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-/// The MAC address of that group (RFC 2464, section 7).
+/// The MAC address of all nodes (RFC 2464, section 7).
 const ALL_NODES_MAC: MacAddr = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
-/// Proves to the receiver that no router has forwarded it (RFC 4861, section 7.1.2).
-const HOP_LIMIT: u8 = 255;
 
 /// Turns an ARP request into its reply: `request.target_ip` is at `place`. Returns the length of
 /// the frame, padded to 46 bytes of payload: 60, or 64 with a tag.
@@ -96,13 +92,13 @@ pub fn neighbor_advertisement(
     let target = solicitation.target;
     let is_solicited = !solicitation.src.is_unspecified();
     let (dst, dst_mac) =
-        if is_solicited { (solicitation.src, parsed.src) } else { (ALL_NODES, ALL_NODES_MAC) };
+        if is_solicited { (solicitation.src, parsed.src) } else { (ndp::ALL_NODES, ALL_NODES_MAC) };
     let (link, network) = buffer.split_at_mut(usize::from(parsed.network_offset));
     let link = link.first_chunk_mut().expect("a parsed frame has an Ethernet header");
     ethernet::emit_addresses(link, dst_mac, place.source);
     let (header, payload) = network.split_first_chunk_mut().expect("a buffer for a whole frame");
     let payload_len = ndp::ADVERTISEMENT_LEN as u16;
-    ipv6::emit_header(header, payload_len, protocol::ICMPV6, HOP_LIMIT, target, dst);
+    ipv6::emit_header(header, payload_len, protocol::ICMPV6, ndp::HOP_LIMIT, target, dst);
     let message = payload.first_chunk_mut().expect("a buffer for a whole frame");
     ndp::emit_advertisement(message, target, place.mac, dst, is_solicited);
     usize::from(parsed.network_offset) + ipv6::HEADER_LEN + ndp::ADVERTISEMENT_LEN

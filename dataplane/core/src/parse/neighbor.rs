@@ -7,9 +7,6 @@ use crate::wire::ethernet::MacAddr;
 use crate::wire::ipv6;
 use crate::wire::ndp::{self, Message};
 
-/// Only a packet that no router has forwarded still has it (RFC 4861, section 3.1).
-const HOP_LIMIT: u8 = 255;
-
 /// Whether an ICMPv6 message is a solicitation or an advertisement.
 pub(super) fn is_neighbor(icmp: &[u8]) -> bool {
     matches!(icmp.first(), Some(&(ndp::SOLICITATION | ndp::ADVERTISEMENT)))
@@ -24,7 +21,7 @@ pub(super) fn parse(
     let message = Message::new(icmp)?;
     let (src, dst, target) = (header.src(), header.dst(), message.target());
     // RFC 6980, section 5, for the last.
-    let is_valid = header.hop_limit() == HOP_LIMIT
+    let is_valid = header.hop_limit() == ndp::HOP_LIMIT
         && message.code() == 0
         && !target.is_multicast()
         && !has_fragment_header;

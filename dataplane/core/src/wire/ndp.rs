@@ -31,6 +31,18 @@ pub const SOURCE_LINK_ADDRESS: u8 = 1;
 /// Option: the link-layer address of the target.
 pub const TARGET_LINK_ADDRESS: u8 = 2;
 
+/// Hop limit of every message: only a packet that no router has forwarded still has it (RFC 4861,
+/// section 3.1).
+pub const HOP_LIMIT: u8 = 255;
+/// Where an advertisement goes that nobody in particular asked for: all nodes on the link.
+pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// The solicited-node group of `address`: where questions for it go (RFC 4291, section 2.7.1).
+pub const fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    const GROUPS: u128 = 0xff02_0000_0000_0000_0000_0001_ff00_0000;
+    Ipv6Addr::from_bits(GROUPS | address.to_bits() & 0x00ff_ffff)
+}
+
 /// Length of a message without options, in bytes.
 pub const HEADER_LEN: usize = 24;
 /// Length of an advertisement with a target link-layer address, in bytes.
@@ -162,6 +174,18 @@ pub fn emit_solicitation(
     field::OPTION_HEADER.write(message, [SOURCE_LINK_ADDRESS, 1]);
     field::OPTION_MAC.write(message, mac.0);
     let sum = Checksum::pseudo_v6(src, dst, SOLICITATION_LEN as u32, protocol::ICMPV6);
+    field::CHECKSUM.write(message, sum.with(message).finish().to_be_bytes());
+}
+
+/// Writes a solicitation of duplicate address detection: somebody wants `target` for itself. It goes
+/// in a packet from the unspecified address to `dst` and has no options (RFC 4861, section 4.3).
+pub fn emit_detection(message: &mut [u8; HEADER_LEN], target: Ipv6Addr, dst: Ipv6Addr) {
+    field::TYPE_AND_CODE.write(message, [SOLICITATION, 0]);
+    field::CHECKSUM.write(message, [0, 0]);
+    field::FLAGS_AND_RESERVED.write(message, [0; 4]);
+    field::TARGET.write(message, target.octets());
+    let src = Ipv6Addr::UNSPECIFIED;
+    let sum = Checksum::pseudo_v6(src, dst, HEADER_LEN as u32, protocol::ICMPV6);
     field::CHECKSUM.write(message, sum.with(message).finish().to_be_bytes());
 }
 
