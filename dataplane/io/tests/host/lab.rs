@@ -70,9 +70,26 @@ impl Lab {
         within(&self.host, work)
     }
 
+    /// Runs `work` in a thread of its own in the peer's namespace.
+    pub fn in_peer<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        within(&self.peer, work)
+    }
+
     /// The wire, seen from the peer's end.
     pub fn wire(&self) -> Wire {
         within(&self.peer, || Wire::open("p0"))
+    }
+
+    /// A second wire, with an address of the host's at its end: `nic1`, as good as any other
+    /// interface that vipdp has nothing to do with.
+    pub fn second_wire(&self) -> Wire {
+        let Self { host, peer } = self;
+        run(&format!("ip link add nic1 netns {host} type veth peer name p1 netns {peer}"));
+        run(&format!("ip -n {host} addr add 198.18.7.2/24 dev nic1"));
+        run(&format!("ip -n {host} addr add 2001:db8:7::2/64 dev nic1 nodad"));
+        run(&format!("ip -n {host} link set nic1 up"));
+        run(&format!("ip -n {peer} link set p1 up"));
+        within(peer, || Wire::open("p1"))
     }
 
     /// Everything on the host that vipdp must leave as it was: settings, addresses, routes,

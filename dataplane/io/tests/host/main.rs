@@ -12,10 +12,12 @@
 //!     the node sends
 //! ```
 //!
-//! Clients are addresses behind the router that no interface has. Root is needed; without it the
+//! VIPs that are networks are 198.18.53.0/24 and 2001:db8:54::/64. Clients are addresses behind the router that no interface has. Root is needed; without it the
 //! tests fail.
 
 mod lab;
+mod networks;
+mod segment;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -23,7 +25,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use lab::{
-    DEADLINE, Lab, NIC, NIC_MAC, arp, arp_request, assert_same, echo_request, ip,
+    DEADLINE, Lab, NIC, NIC_MAC, Packet, arp, arp_request, assert_same, echo_request, ip,
     neighbor_discovery, neighbor_solicitation, packet, run, tcp, udp, write,
 };
 use vipdp_core::port::Host;
@@ -39,6 +41,7 @@ use vipdp_io::xdp::NextHops;
 
 const TAP: &str = "tap0";
 const VIPS: [&str; 2] = ["192.0.2.53", "2001:db8:53::53"];
+const NETWORKS: [&str; 2] = ["198.18.53.0/24", "2001:db8:54::/64"];
 const CLIENTS: [&str; 2] = ["203.0.113.7", "2001:db8:ffff::7"];
 const OWN: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
 const PEER: [&str; 2] = ["198.51.100.1", "2001:db8:1::1"];
@@ -61,6 +64,14 @@ fn plan(state_dir: &Path) -> HostPlan {
         egress_tap: None,
         state_dir: state_dir.into(),
     }
+}
+
+/// A plan that changes as much of the host as can be at a time, with networks among the VIPs.
+fn everything(state_dir: &Path) -> HostPlan {
+    let mut vips = vips();
+    vips.extend(NETWORKS.map(|network| network.parse::<Prefix>().unwrap()));
+    let egress_tap = Some(EgressTap::default());
+    HostPlan { vips, own_mac: true, egress_tap, ..plan(state_dir) }
 }
 
 /// Makes the TAP and applies the plan; to be called in the host's namespace.
@@ -276,8 +287,7 @@ fn restore_leaves_the_host_as_it_was() {
     let lab = Lab::new("restore");
     let state = tempfile::tempdir().unwrap();
     let before = lab.snapshot();
-    let plan =
-        HostPlan { group_mac: true, egress_tap: Some(EgressTap::default()), ..plan(state.path()) };
+    let plan = HostPlan { group_mac: true, ..everything(state.path()) };
     let (queue, guard, membership) = lab.in_host(|| {
         let (queue, guard) = apply(&plan);
         let nic = Link::read(NIC).unwrap();
@@ -293,6 +303,9 @@ fn restore_leaves_the_host_as_it_was() {
     assert!(is("nic0/arp_ignore = 1") && is("nic0/arp_announce = 2"));
     assert!(is("napi_defer_hard_irqs = 2") && is("from 192.0.2.53 lookup"));
     assert!(is("ipv6/conf/nic0/drop_unicast_in_l2_multicast = 1"));
+    assert!(is("blackhole 198.18.53.0/24") && is("local 198.18.53.0/24 dev tap0"));
+    assert!(is("blackhole 2001:db8:54::/64") && is("local 2001:db8:54::/64 dev tap0"));
+    assert!(is("from 198.18.53.0/24 lookup") && is("from 2001:db8:54::/64 lookup"));
     drop(membership);
     let report = lab.in_host(|| guard.restore()).unwrap();
     assert_eq!((report.left_alone, report.failed), (vec![], vec![]));
@@ -324,8 +337,7 @@ fn start_child(lab: &Lab, test: &str, state: &Path) -> Child {
 
 /// The child's part: applies a plan and waits until it is killed, or its parent ends.
 fn be_the_child(state: &Path) {
-    let plan = HostPlan { egress_tap: Some(EgressTap::default()), ..plan(state) };
-    let applied = apply(&plan);
+    let applied = apply(&everything(state));
     let mut stdout = std::io::stdout();
     writeln!(stdout, "applied").unwrap();
     let _ = std::io::stdin().read(&mut [0]);

@@ -1,0 +1,263 @@
+//! VIPs that are networks: 198.18.53.0/24 and 2001:db8:54::/64, on no interface.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use socket2::{Domain, Socket, Type};
+use vipdp_core::port::Port;
+use vipdp_io::af_xdp::{AfXdpPort, Options};
+use vipdp_io::xdp::{AttachMode, Program};
+
+use super::*;
+
+/// An address of each network.
+const INSIDE: [&str; 2] = ["198.18.53.77", "2001:db8:54::abcd:77"];
+/// A next hop, and the MAC address that goes with it.
+const NEXT_HOPS: [&str; 2] = ["198.51.100.64", "2001:db8:1::64"];
+const VIRTUAL_MAC: &str = "02:76:00:35:00:07";
+
+fn networks(state_dir: &Path) -> HostPlan {
+    HostPlan { vips: NETWORKS.map(|one| one.parse().unwrap()).to_vec(), ..plan(state_dir) }
+}
+
+#[test]
+fn the_kernel_answers_for_no_address_of_a_network_on_any_interface() {
+    let lab = Lab::new("nets");
+    let state = tempfile::tempdir().unwrap();
+    let (first, second) = (lab.wire(), lab.second_wire());
+    let (vip, own) = (ip(INSIDE[0]), ip(OWN[0]));
+    let is_reply_for =
+        |frame: &[u8], address| arp(frame).is_some_and(|(reply, from, _)| reply && from == address);
+
+    // Left to itself the kernel does answer for the host's networks.
+    run(&format!("ip -n {} route add local {} dev lo table local", lab.host, NETWORKS[0]));
+    second.send(&arp_request(vip));
+    second.frames_until("reply", |frame| is_reply_for(frame, vip));
+    run(&format!("ip -n {} route del local {} dev lo table local", lab.host, NETWORKS[0]));
+
+    lab.in_host(|| {
+        let _applied = apply(&networks(state.path()));
+        // The second one goes on answering for an IPv4 address of the first.
+        for (wire, own6) in [(&first, OWN[1]), (&second, "2001:db8:7::2")] {
+            // The kernel takes them in this order: when the last is answered, the one before will
+            // never be.
+            wire.send(&arp_request(vip));
+            wire.send(&arp_request(own));
+            let frames = wire.frames_until("reply", |frame| is_reply_for(frame, own));
+            assert!(!frames.iter().any(|frame| is_reply_for(frame, vip)), "{frames:02x?}");
+
+            let (vip, own) = (ip(INSIDE[1]), ip(own6));
+            let advertises = |frame: &[u8], address| {
+                neighbor_discovery(frame)
+                    .is_some_and(|(kind, _, target)| kind == 136 && target == address)
+            };
+            wire.send(&neighbor_solicitation(vip));
+            wire.send(&neighbor_solicitation(own));
+            let frames = wire.frames_until("advertisement", |frame| advertises(frame, own));
+            assert!(!frames.iter().any(|frame| advertises(frame, vip)), "{frames:02x?}");
+        }
+    });
+}
+
+/// From the router by a next hop, a veth and an AF_XDP socket to a service, and back.
+#[test]
+fn tcp_services_on_a_network_are_reached() {
+    let lab = Lab::new("nettcp");
+    let state = tempfile::tempdir().unwrap();
+    for (network, hop) in NETWORKS.iter().zip(NEXT_HOPS) {
+        run(&format!("ip -n {} route add {network} via {hop}", lab.peer));
+        run(&format!("ip -n {} neigh add {hop} lladdr {VIRTUAL_MAC} dev p0", lab.peer));
+    }
+    // Segments from the peer's own stack would otherwise come with unfinished checksums.
+    run(&format!("ip netns exec {} ethtool -K p0 tx off", lab.peer));
+    lab.in_host(|| {
+        let plan = networks(state.path());
+        let (mut queue, guard) = apply(&plan);
+        let mut program =
+            Program::attach(NIC, AttachMode::Auto, &plan.vips, &plan.next_hops).unwrap();
+        let mut port = AfXdpPort::open(&Options::new(NIC, 0)).unwrap();
+        program.bind(0, &port).unwrap();
+        let mac = VIRTUAL_MAC.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap());
+        let mac = MacAddr(mac.collect::<Vec<_>>().try_into().unwrap());
+        let nic = Link::read(NIC).unwrap();
+        let _membership = Membership::join(&nic, &[mac], &[], NEXT_HOPS.map(ip)).unwrap();
+
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut frames = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    port.rx_burst(&mut frames);
+                    for frame in frames.drain(..) {
+                        let mut bytes = port.bytes(&frame).to_vec();
+                        assert_eq!(bytes[..6], mac.0, "the next hop's");
+                        bytes[..6].copy_from_slice(&guard.tap().mac.0);
+                        queue.deliver(&bytes).unwrap();
+                        port.recycle(frame);
+                    }
+                    port.housekeeping();
+                    std::thread::yield_now();
+                }
+            });
+            let _done = Done(&done);
+            for listener in [
+                TcpListener::bind((ip(INSIDE[0]), 80)).unwrap(),
+                TcpListener::bind(("0.0.0.0", 81)).unwrap(),
+                TcpListener::bind(("::", 82)).unwrap(),
+                free_listener(SocketAddr::new(ip(INSIDE[1]), 83)),
+            ] {
+                let own = listener.local_addr().unwrap();
+                let service = match own.ip() {
+                    IpAddr::V4(_) => SocketAddr::new(ip(INSIDE[0]), own.port()),
+                    IpAddr::V6(_) => SocketAddr::new(ip(INSIDE[1]), own.port()),
+                };
+                assert_eq!(lab.in_peer(|| ask(&listener, service)), service);
+            }
+        });
+    });
+}
+
+/// Ends the thread that carries frames, also when the test fails.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A listener on an address that no interface has.
+fn free_listener(address: SocketAddr) -> TcpListener {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+    let refused = socket.bind(&address.into()).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EADDRNOTAVAIL), "as the documentation says");
+    socket.set_freebind_v6(true).unwrap();
+    socket.bind(&address.into()).unwrap();
+    socket.listen(1).unwrap();
+    socket.into()
+}
+
+/// Connects to `service`, exchanges a line with it, and returns its address as it sees it.
+fn ask(listener: &TcpListener, service: SocketAddr) -> SocketAddr {
+    let mut client = TcpStream::connect_timeout(&service, DEADLINE).unwrap();
+    let (mut served, _) = listener.accept().unwrap();
+    for stream in [&client, &served] {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    }
+    let mut line = [0; 5];
+    client.write_all(b"query").unwrap();
+    served.read_exact(&mut line).unwrap();
+    served.write_all(&line).unwrap();
+    client.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"query");
+    served.local_addr().unwrap()
+}
+
+#[test]
+fn clients_of_a_network_pass_where_the_host_filters_by_reverse_path() {
+    for (name, filter) in [("netrp1", "1"), ("netrp2", "2")] {
+        let lab = Lab::new(name);
+        let state = tempfile::tempdir().unwrap();
+        lab.in_host(|| {
+            for interface in ["all", "default", NIC] {
+                write(&format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter"), filter);
+            }
+            let (mut queue, guard) = apply(&networks(state.path()));
+            let (vip, client) = (ip(INSIDE[0]), ip(CLIENTS[0]));
+            let socket = udp_socket(vip);
+            queue.deliver(&udp(guard.tap().mac, (client, 40_000), (vip, 53), b"query")).unwrap();
+            let mut buffer = [0; 64];
+            assert_eq!(socket.recv_from(&mut buffer).unwrap().1, SocketAddr::new(client, 40_000));
+        });
+    }
+}
+
+#[test]
+fn the_host_does_not_pick_an_address_of_a_network_as_source() {
+    let lab = Lab::new("netsrc");
+    let state = tempfile::tempdir().unwrap();
+    run(&format!("ip -n {} addr flush dev {NIC} scope global", lab.host));
+    run(&format!("ip -n {} addr add fd00::2/128 dev lo", lab.host));
+    run(&format!("ip -n {} route add default dev {NIC}", lab.host));
+    run(&format!("ip -n {} -6 route replace default dev {NIC}", lab.host));
+    lab.in_host(|| {
+        let _applied = apply(&networks(state.path()));
+        for (unspecified, picked, client) in
+            [("0.0.0.0", "0.0.0.0", "198.18.54.1"), ("::", "fd00::2", "2001:db8:54:1::1")]
+        {
+            let socket = UdpSocket::bind((ip(unspecified), 0)).unwrap();
+            socket.connect((ip(client), 9)).unwrap();
+            assert_eq!(socket.local_addr().unwrap().ip(), ip(picked), "towards {client}");
+        }
+    });
+}
+
+/// A node that was killed gets packets to its own MAC address until the others have claimed: it
+/// must neither reset their connections nor send them back to the router.
+#[test]
+fn a_host_without_vipdp_drops_vip_packets_to_its_own_mac() {
+    let lab = Lab::new("netdown");
+    let state = tempfile::tempdir().unwrap();
+    let wire = lab.wire();
+    lab.in_host(|| {
+        for family in ["ipv4", "ipv6"] {
+            write(&format!("/proc/sys/net/{family}/conf/all/forwarding"), "1");
+        }
+        let sent_on = |vip: IpAddr, at: usize| {
+            wire.send(&tcp(NIC_MAC, (ip(CLIENTS[at]), 40_000), (vip, 80), 1, Some(1)));
+            // Behind it on the same wire; answered, so the one before was dealt with.
+            wire.send(&echo_request(NIC_MAC, ip(PEER[at]), ip(OWN[at])));
+            let frames = wire.frames_until("echo reply", |frame| {
+                packet(frame).is_some_and(|one| {
+                    one.source == ip(OWN[at])
+                        && one.ports.is_none()
+                        && one.destination == ip(PEER[at])
+                })
+            });
+            let of_vip = |one: Packet| one.source == vip || one.destination == vip;
+            frames.iter().filter_map(|frame| packet(frame)).any(of_vip)
+        };
+        // The host routes: without blackholes it would send them back to the router.
+        for (at, vip) in INSIDE.map(ip).into_iter().enumerate() {
+            let end = std::time::Instant::now() + DEADLINE;
+            while !sent_on(vip, at) {
+                assert!(std::time::Instant::now() < end, "{vip} is not routed");
+            }
+        }
+        let (queue, _guard) = apply(&HostPlan { own_mac: true, ..networks(state.path()) });
+        // The kernel removes the TAP with its last queue, as it does after a SIGKILL.
+        drop(queue);
+        assert!(Link::read(TAP).is_err());
+        for (at, vip) in INSIDE.map(ip).into_iter().enumerate() {
+            assert!(!sent_on(vip, at), "{vip}");
+        }
+    });
+}
+
+#[test]
+fn addresses_that_the_host_has_already_are_refused() {
+    let lab = Lab::new("nettaken");
+    let state = tempfile::tempdir().unwrap();
+    run(&format!("ip -n {} route add local {} dev lo table local", lab.host, NETWORKS[0]));
+    let before = lab.snapshot();
+    lab.in_host(|| {
+        let refused = |plan: HostPlan| {
+            let _queues = Tap::create(TAP, 1).unwrap();
+            plan.apply().unwrap_err()
+        };
+        let error = refused(networks(state.path()));
+        assert!(matches!(error, HostError::NetworkTaken { .. }), "{error}");
+
+        for (vip, own) in [("198.51.100.0/24", OWN[0]), ("2001:db8:1::/64", OWN[1])] {
+            let vips = vec![vip.parse().unwrap()];
+            let error = refused(HostPlan { vips, ..plan(state.path()) });
+            assert!(matches!(error, HostError::VipOnNic { vip, .. } if vip == ip(own)), "{error}");
+        }
+        let first4 = Some("198.51.100.1".parse().unwrap());
+        let next_hops = NextHops { first4, count: 2, ..NextHops::default() };
+        let error = refused(HostPlan { next_hops, ..plan(state.path()) });
+        assert!(matches!(error, HostError::NextHopOnNic { .. }), "{error}");
+    });
+    assert_same(&before, &lab.snapshot());
+}
