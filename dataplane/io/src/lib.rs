@@ -4,6 +4,7 @@
 
 pub mod af_xdp;
 pub mod affinity;
+pub mod announce;
 pub mod host;
 pub mod link;
 pub mod membership;
