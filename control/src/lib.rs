@@ -4,5 +4,6 @@ pub mod admin;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod plan;
 pub mod runtime;
 pub mod status;

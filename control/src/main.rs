@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use vipdp::cli::{self, Cli, Command};
 use vipdp::config::Config;
-use vipdp::runtime;
+use vipdp::{plan, runtime};
 
 fn main() -> ExitCode {
     match execute(&Cli::parse()) {
@@ -29,6 +29,7 @@ fn execute(cli: &Cli) -> Result<()> {
         Some(Command::Drain(node)) => cli::drain(&cli.config, node, true),
         Some(Command::Undrain(node)) => cli::drain(&cli.config, node, false),
         Some(Command::Reload(node)) => cli::reload(&cli.config, node),
+        Some(Command::Plan(args)) => plan::run(args, &mut stdout().lock()),
         Some(Command::Cleanup) => cleanup(cli),
         Some(Command::Keygen { file, id }) => cli::keygen(file, *id),
     }

@@ -54,7 +54,11 @@ pub enum AddressesError {
     #[error("the compact form has three tiers, not {0}: give 3, or leave the compact form")]
     CompactTiers(usize),
     /// Fewer nodes than tiers.
-    #[error("{members} nodes for {tiers} tiers: give at least {tiers} nodes, or fewer tiers")]
+    #[error(
+        "{members} node{} for {tiers} tiers: give at least {tiers} nodes{}",
+        if *members == 1 { "" } else { "s" },
+        if *tiers > 2 { ", or fewer tiers" } else { "" }
+    )]
     TooFewMembers {
         /// How many nodes there are.
         members: usize,
