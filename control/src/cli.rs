@@ -11,7 +11,6 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::admin::{self, Request, Response};
 use crate::config::{Config, HASH_KEY_LEN, HEARTBEAT_KEY_LEN, HeartbeatKey, key_file};
-use crate::plan::PlanArgs;
 use crate::runtime::random;
 use crate::status::Status;
 
@@ -53,8 +52,6 @@ pub enum Command {
     Undrain(NodeArgs),
     /// Make the running node read its configuration anew: members, weights, keys.
     Reload(NodeArgs),
-    /// Plan the next-hop addresses of a tiered cluster, and write the files for it and its router.
-    Plan(Box<PlanArgs>),
     /// Put back what a killed vipdp left changed on this host.
     Cleanup,
     /// Make a key file with new secrets, for all nodes of a cluster.
@@ -87,7 +84,8 @@ impl NodeArgs {
     }
 }
 
-/// `vipdp check`: writes one line about a configuration that is right.
+/// `vipdp check`: writes one line about a configuration that is right, and one for each thing in it
+/// that may not be what is wanted.
 ///
 /// # Errors
 /// If it is wrong, with one line for everything that is.
@@ -104,6 +102,9 @@ pub fn check(config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
         cluster.generation,
         config.cluster_hash
     )?;
+    for note in config.notes() {
+        writeln!(out, "note: {note}")?;
+    }
     Ok(())
 }
 

@@ -64,6 +64,9 @@ pub struct NodeStatus {
     /// How long it may still accept new flows unless its control thread renews that, in
     /// milliseconds; 0 when the lease has run out.
     pub lease_ms_left: u64,
+    /// Whether the router is reached; `null` unless `partition = "gateway"`.
+    #[serde(default)]
+    pub gateway: Option<GatewayState>,
     /// The ingress mode: `shared-mac`.
     pub mode: String,
     /// The cluster's id.
@@ -89,6 +92,16 @@ pub enum NodeState {
     Fenced,
     /// Giving away what it owns, or done with that, by order of an operator.
     Draining,
+}
+
+/// Whether the router is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GatewayState {
+    /// It has answered within the detection time.
+    Reached,
+    /// It has not: the node is fenced.
+    Unreached,
 }
 
 /// A member of the cluster, as the answering node sees it.

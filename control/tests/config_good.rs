@@ -116,6 +116,32 @@ fn what_is_given_is_taken() {
 }
 
 #[test]
+fn a_router_that_is_named_guards_a_pair_and_others_where_it_is_said() {
+    let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let partition = config("good/gateway").cluster.partition;
+    let all = addresses(&["192.0.2.1", "2001:db8:53::1", "fe80::1"]);
+    assert_eq!(partition, PartitionGuard::Gateway(all));
+    let pair = config("good/gateway_of_a_pair");
+    assert_eq!(pair.cluster.partition, PartitionGuard::Gateway(addresses(&["192.0.2.1"])));
+    assert!(pair.notes().is_empty());
+}
+
+#[test]
+fn a_pair_without_a_router_is_told_what_that_means() {
+    let pair = config("base");
+    assert_eq!(pair.cluster.partition, PartitionGuard::None);
+    let notes = pair.notes();
+    assert_eq!(notes.len(), 1);
+    assert!(notes[0].starts_with("cluster.toml: gateway: "), "{notes:?}");
+    let third = "[[member]]\nslot = 2\nname = \"n3\"\n";
+    let three = config_with("base", |path, text| match path.to_str() {
+        Some("cluster.toml") => text + third,
+        _ => text,
+    });
+    assert!(three.notes().is_empty());
+}
+
+#[test]
 fn groups_of_a_multicast_mac_are_made_from_the_id() {
     let cluster = config("good/multicast_defaults").cluster;
     let IngressMode::SharedMac(mac) = cluster.mode;
@@ -177,6 +203,8 @@ fn the_cluster_hash_is_of_the_meaning() {
             "[[member]]\nslot = 0",
             "partition = \"majority\"\n[[member]]\nslot = 2\nname = \"n3\"\n[[member]]\nslot = 0",
         ),
+        (cluster, "id = 53", "id = 53\ngateway = [\"192.0.2.1\"]"),
+        (cluster, "id = 53", "id = 53\ngateway = [\"192.0.2.2\"]"),
         ("cluster.key", "hash 00", "hash 01"),
     ];
     let mut hashes = std::collections::HashSet::from([base]);
@@ -261,4 +289,5 @@ fn check_says_which_node_of_which_cluster_it_is() {
     cli::check(&scratch.path().join("node.toml"), &mut out).unwrap();
     let said = String::from_utf8(out).unwrap();
     assert!(said.starts_with("right: node n1 (slot 0) of 2 in cluster 53"), "{said}");
+    assert!(said.lines().nth(1).is_some_and(|line| line.starts_with("note: ")), "{said}");
 }

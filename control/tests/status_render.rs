@@ -1,7 +1,7 @@
 //! `vipdp status`, as people and as programs read it.
 
 use serde_json::Value;
-use vipdp::status::{NodeState, Status};
+use vipdp::status::{GatewayState, NodeState, Status};
 
 mod status_example;
 
@@ -29,6 +29,7 @@ fn trouble_is_seen() {
     status.node.state = NodeState::Fenced;
     status.node.willing = false;
     status.node.lease_ms_left = 0;
+    status.node.gateway = Some(GatewayState::Unreached);
     status.node.uptime_ms = 42_000;
     status.interface.shared_mac_v4 = "01:00:5e:7f:00:35".into();
     status.interface.shared_mac_v6 = "33:33:76:64:00:35".into();

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 use vipdp_core::hash::HashInput;
 
-use super::cluster::{ClusterFile, HeartbeatTransport, IngressMode, PartitionGuard};
+use super::cluster::{ClusterFile, HeartbeatTransport, IngressMode};
 use super::keys::Keys;
 
 /// The first 8 bytes, big-endian, of the SHA-256 of the canonical text.
@@ -55,14 +55,12 @@ fn text(cluster: &ClusterFile) -> String {
     line("hold_s", &cluster.timing.hold.as_secs());
     line("ramp_s", &cluster.timing.ramp.as_secs());
     line("linger_s", &cluster.timing.linger.as_secs());
-    line(
-        "partition",
-        &match cluster.partition {
-            PartitionGuard::None => "none",
-            PartitionGuard::Majority => "majority",
-            PartitionGuard::Gateway => "gateway",
-        },
-    );
+    line("partition", &cluster.partition.label());
+    let mut gateway = cluster.partition.gateway().to_vec();
+    gateway.sort_unstable();
+    for address in gateway {
+        line("gateway", &address);
+    }
     match cluster.heartbeat.transport {
         HeartbeatTransport::Multicast(group) => line("group", &group),
         HeartbeatTransport::Unicast => line("group", &"unicast"),

@@ -12,6 +12,7 @@ use vipdp_core::wire::ethernet::MacAddr;
 use super::address;
 use super::error::ConfigError;
 use super::node;
+use super::partition::{self, PartitionGuard};
 use super::reader::{Document, Errors, Field, Located, Place, Section};
 use super::timing::{self, TimingConfig};
 
@@ -84,17 +85,6 @@ impl SharedMacConfig {
             }
         }
     }
-}
-
-/// What a node does when it may be cut off from the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PartitionGuard {
-    /// Each side serves.
-    None,
-    /// Only a side with more than half of the members serves.
-    Majority,
-    /// Only nodes that reach the router serve.
-    Gateway,
 }
 
 /// How heartbeats travel: UDP on the VIPs' segment.
@@ -213,7 +203,7 @@ fn read_rest(
     });
     let vlan =
         section.optional("vlan", errors, |f| f.integer(1..=4094, "an 802.1Q VLAN identifier"));
-    let partition = partition(section, members, errors);
+    let partition = partition(section, members, &vips, errors);
     let sticky_udp_ports = sticky_udp_ports(section, errors);
     let timing =
         timing::read(section, members.iter().filter(|member| !member.removed).count(), errors);
@@ -362,35 +352,20 @@ fn vips<'s>(section: &mut Section<'s>, errors: &mut Errors) -> Vec<Located<'s, I
     vips
 }
 
+/// Reads what a node does when it may be cut off. The router's addresses are nobody else's.
 fn partition(
     section: &mut Section<'_>,
     members: &[Member<'_>],
+    vips: &[Located<'_, IpAddr>],
     errors: &mut Errors,
 ) -> PartitionGuard {
-    const MAJORITY_MEMBERS_MIN: usize = 3;
-    let partition = section.optional("partition", errors, |f| {
-        let choices = [
-            ("none", PartitionGuard::None),
-            ("majority", PartitionGuard::Majority),
-            ("gateway", PartitionGuard::Gateway),
-        ];
-        match f.choice(&choices)? {
-            // Nothing tells yet whether the router is reached: the node would never serve.
-            PartitionGuard::Gateway => {
-                let remedy = "give \"none\" or \"majority\"";
-                Err(f.place.error(", which this version cannot do yet", remedy))
-            }
-            guard => Ok(guard),
-        }
-    });
-    let Some(Located { value: guard, place }) = partition else { return PartitionGuard::None };
+    let of_members = members.iter().filter_map(|member| member.address.as_ref());
+    let taken: Vec<_> = of_members
+        .map(|address| (address.value, "a member's own address"))
+        .chain(vips.iter().map(|vip| (vip.value, "a VIP")))
+        .collect();
     let present = members.iter().filter(|member| !member.removed).count();
-    if guard == PartitionGuard::Majority && (1..MAJORITY_MEMBERS_MIN).contains(&present) {
-        let why = format!(", in a cluster of {present}, where one failure stops all");
-        let remedy = format!("give \"none\", or at least {MAJORITY_MEMBERS_MIN} members");
-        errors.push(place.error(&why, remedy));
-    }
-    guard
+    partition::read(section, present, &taken, errors)
 }
 
 fn sticky_udp_ports(section: &mut Section<'_>, errors: &mut Errors) -> Vec<u16> {

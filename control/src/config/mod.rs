@@ -16,6 +16,7 @@ mod cluster;
 mod error;
 mod keys;
 mod node;
+mod partition;
 mod reader;
 mod timing;
 
@@ -25,7 +26,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 pub use cluster::{
-    ClusterFile, HeartbeatConfig, HeartbeatTransport, IngressMode, MemberConfig, PartitionGuard,
+    ClusterFile, HeartbeatConfig, HeartbeatTransport, IngressMode, MemberConfig,
     STICKY_UDP_PORTS_MAX, SharedMacConfig, VIPS_MAX, WEIGHT_MAX,
 };
 pub use error::{ConfigError, ConfigErrors};
@@ -34,6 +35,7 @@ pub use node::{
     EgressMode, INTERFACE_NAME_MAX, InterfaceName, LogLevel, NodeConfig, NotAnInterfaceName,
     PollMode, XdpMode, ZeroCopy,
 };
+pub use partition::{GATEWAYS_MAX, PartitionGuard};
 pub use timing::TimingConfig;
 
 use cluster::ClusterRead;
@@ -136,6 +138,23 @@ impl Config {
     pub fn own_member(&self) -> &MemberConfig {
         let own = self.cluster.members.iter().find(|member| member.slot == self.node.slot);
         own.expect("the node's slot was checked to be a member's")
+    }
+}
+
+impl Config {
+    /// What is allowed, and still may not be what is wanted: a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let present = self.cluster.members.iter().filter(|member| !member.removed).count();
+        let mut notes = Vec::new();
+        if present == 2 && self.cluster.partition == PartitionGuard::None {
+            notes.push(format!(
+                "{}: gateway: found nothing, in a cluster of two: should they lose each other, both \
+                 serve all clients; name the router, for example `gateway = [\"192.0.2.1\"]`, and \
+                 one that does not reach it serves none",
+                self.node.cluster_path.display()
+            ));
+        }
+        notes
     }
 }
 

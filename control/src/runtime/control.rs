@@ -25,6 +25,7 @@ use vipdp_core::tiered::PreviousOwners;
 use vipdp_io::neighbor::EgressTable;
 
 use super::clock::monotonic_ns;
+use super::gateway::Gateway;
 use super::mailbox::{Letter, Letters};
 use super::overlap::Overlap;
 use super::reload::Reload;
@@ -32,7 +33,7 @@ use super::transport::{Received, Transport};
 use super::workers::{Progress, WorkerThreads};
 use crate::cluster::auth::{self, Keyring, OpenError};
 use crate::cluster::config::Timing;
-use crate::cluster::node::{Destination, Input, Life, Node, Output, View};
+use crate::cluster::node::{Alarm, Destination, Input, Life, Node, Output, View};
 use crate::cluster::wire::{MESSAGE_LEN_MAX, Message};
 
 /// How many datagrams are taken before the timers get their turn: more than all 64 members send
@@ -83,6 +84,8 @@ pub struct ControlView {
     pub generation: u64,
     /// How many retired snapshots are still read.
     pub retired: usize,
+    /// Whether the router is reached, if it is asked.
+    pub gateway: Option<bool>,
 }
 
 /// What the control thread works with.
@@ -103,6 +106,8 @@ pub struct Control {
     pub unresolved: Arc<crossbeam::queue::ArrayQueue<IpAddr>>,
     /// The kernel's routes and neighbours, with `egress = "tap"`.
     pub egress: Option<EgressTable>,
+    /// The router, with `partition = "gateway"`.
+    pub gateway: Option<Gateway>,
     /// The workers, to see whether they make progress.
     pub workers: Arc<WorkerThreads>,
     /// What other threads ask for.
@@ -127,6 +132,8 @@ struct Turn {
     progress_ns: u64,
     willing: bool,
     egress_ns: u64,
+    /// The configuration that is staged has no gateway.
+    forgets_gateway: bool,
     leave_by_ns: Option<u64>,
 }
 
@@ -150,6 +157,7 @@ impl Control {
             progress_ns: now,
             willing: true,
             egress_ns: now,
+            forgets_gateway: false,
             leave_by_ns: None,
         };
         self.step(&mut turn, now, Input::OwnMac(self.service.own_mac));
@@ -158,6 +166,7 @@ impl Control {
             self.receive(&mut turn)?;
             self.read_letters(&mut turn);
             let now = monotonic_ns();
+            self.watch_gateway(&mut turn, now);
             self.watch_workers(&mut turn, now);
             self.watch_egress(&mut turn, now);
             if now >= turn.deadline_ns {
@@ -206,16 +215,21 @@ impl Control {
             // No descriptor tells of a missed next hop.
             until = until.min(now + RESOLVING_NS);
         }
+        if let Some(gateway) = &self.gateway {
+            until = until.min(gateway.deadline_ns());
+        }
         if let Some(leave_by_ns) = turn.leave_by_ns {
             until = until.min(leave_by_ns);
         }
         // Rounded up: waking a fraction of a millisecond early would only spin.
         let wait = Duration::from_millis(until.saturating_sub(now).div_ceil(MS));
         let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-        let mut descriptors = [
-            PollFd::new(self.transport.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.letters.as_fd(), PollFlags::POLLIN),
-        ];
+        let gateway = self.gateway.iter().flat_map(Gateway::descriptors);
+        let mut descriptors: Vec<_> = [self.transport.as_fd(), self.letters.as_fd()]
+            .into_iter()
+            .chain(gateway)
+            .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN))
+            .collect();
         match poll(&mut descriptors, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error).context("the control thread cannot wait"),
@@ -267,6 +281,7 @@ impl Control {
                         heartbeats: turn.counts.clone(),
                         generation: turn.generation,
                         retired: self.publisher.retired(),
+                        gateway: self.gateway.as_ref().map(Gateway::is_reached),
                     };
                     // Whoever asked may have given up waiting.
                     let _ = answer.send(view);
@@ -277,10 +292,11 @@ impl Control {
                     let _ = answer.send(());
                 }
                 Letter::Reload(reload, answer) => {
-                    let Reload { cluster, keyring, route } = *reload;
+                    let Reload { cluster, keyring, route, gateway } = *reload;
                     info!(generation = cluster.id().generation, "staging a configuration");
                     self.keyring = keyring;
                     self.transport.set_route(route);
+                    self.set_gateway(turn, gateway);
                     self.step(turn, monotonic_ns(), Input::Config(cluster));
                     let _ = answer.send(());
                 }
@@ -291,6 +307,27 @@ impl Control {
                     self.step(turn, now, Input::Drain(true));
                 }
             }
+        }
+    }
+
+    /// Asks for the router that the staged configuration names. Without one, the router is asked
+    /// until that configuration is activated.
+    fn set_gateway(&mut self, turn: &mut Turn, gateway: Option<Gateway>) {
+        turn.forgets_gateway = gateway.is_none();
+        if let Some(mut gateway) = gateway {
+            if let Some(before) = &self.gateway {
+                gateway.go_on_from(before);
+            }
+            self.gateway = Some(gateway);
+        }
+    }
+
+    /// Whether the router is reached decides who serves where the nodes lose each other.
+    fn watch_gateway(&mut self, turn: &mut Turn, now: u64) {
+        if let Some(gateway) = &mut self.gateway
+            && let Some(reached) = gateway.turn(now)
+        {
+            self.step(turn, now, Input::Gateway(reached));
         }
     }
 
@@ -368,7 +405,12 @@ impl Control {
             // The data plane answers every question for a VIP by itself; in this mode nobody
             // announces one.
             Output::Defend(address) => debug!(%address, "somebody else answers for a VIP"),
-            Output::Alarm(alarm) => warn!(?alarm, "alarm"),
+            Output::Alarm(alarm) => {
+                warn!(?alarm, "alarm");
+                if matches!(alarm, Alarm::Activated { .. }) && turn.forgets_gateway {
+                    self.gateway = None;
+                }
+            }
         }
     }
 

@@ -24,9 +24,9 @@ use crate::cluster::auth::OpenError;
 use crate::cluster::node::{Life, MemberView, State, View};
 use crate::config::Config;
 use crate::status::{
-    AdminStatus, BucketStatus, FORMAT, FlowStatus, HeartbeatStatus, InterfaceStatus, KernelCounts,
-    MemberState, MemberStatus, NodeState, NodeStatus, SnapshotStatus, Status, VerdictCounts,
-    WorkerStatus,
+    AdminStatus, BucketStatus, FORMAT, FlowStatus, GatewayState, HeartbeatStatus, InterfaceStatus,
+    KernelCounts, MemberState, MemberStatus, NodeState, NodeStatus, SnapshotStatus, Status,
+    VerdictCounts, WorkerStatus,
 };
 
 /// What does not change while the node runs, and where the rest is.
@@ -75,7 +75,7 @@ impl AdminHandler for Handler {
         let config = self.facts.config.load();
         Ok(Status {
             format: FORMAT,
-            node: self.node(&config, &control.view, now_ns),
+            node: self.node(&config, &control, now_ns),
             members: members(&config, &control.view),
             buckets: buckets(&control.view, config.node.slot.get()),
             vips: config.cluster.vips.clone(),
@@ -107,7 +107,8 @@ impl AdminHandler for Handler {
 }
 
 impl Handler {
-    fn node(&self, config: &Config, view: &View, now_ns: u64) -> NodeStatus {
+    fn node(&self, config: &Config, control: &ControlView, now_ns: u64) -> NodeStatus {
+        let view = &control.view;
         let Config { node, cluster, .. } = config;
         NodeStatus {
             name: config.own_member().name.clone(),
@@ -122,6 +123,10 @@ impl Handler {
             },
             willing: view.members.iter().any(|member| member.slot == view.slot && member.willing),
             lease_ms_left: ms(view.lease_until_ns.saturating_sub(now_ns)),
+            gateway: control.gateway.map(|reached| match reached {
+                true => GatewayState::Reached,
+                false => GatewayState::Unreached,
+            }),
             mode: cluster.mode.label().to_owned(),
             cluster_id: cluster.id,
             generation: view.config.generation,

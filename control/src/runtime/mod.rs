@@ -10,6 +10,7 @@
 mod clock;
 mod control;
 mod dataplane;
+mod gateway;
 mod handler;
 mod mailbox;
 mod overlap;
@@ -30,7 +31,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use vipdp_core::slot::SLOTS;
 use vipdp_core::snapshot::Publisher;
 use vipdp_io::realtime;
@@ -43,6 +44,7 @@ use crate::config::{Config, HeartbeatTransport, PartitionGuard};
 use clock::monotonic_ns;
 use control::Control;
 use dataplane::DataPlane;
+use gateway::Gateway;
 use handler::Handler;
 use mailbox::Mailbox;
 use transport::{Route, Transport};
@@ -65,6 +67,9 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
     let signals = SignalFd::with_flags(&signals, flags).context("no descriptor for signals")?;
 
+    for note in config.notes() {
+        warn!("{note}");
+    }
     let cluster = Arc::new(cluster_config(config)?);
     let keyring = keyring(config)?;
     let realtime = config.cluster.timing.wants_realtime();
@@ -88,6 +93,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         random::word()?,
         monotonic_ns(),
     );
+    let gateway = gateway(config, &timing).context("cannot ask the router")?;
     let control = Control {
         node,
         keyring,
@@ -97,6 +103,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         service,
         unresolved: Arc::clone(&shared.unresolved),
         egress,
+        gateway,
         workers: Arc::clone(&workers),
         letters,
         timing,
@@ -250,14 +257,25 @@ pub fn cluster_config(config: &Config) -> Result<ClusterConfig> {
             ramp_ns: ns(cluster.timing.ramp),
             linger_ns: ns(cluster.timing.linger),
         },
-        partition: match cluster.partition {
+        partition: match &cluster.partition {
             PartitionGuard::None => Partition::None,
             PartitionGuard::Majority => Partition::Majority,
-            PartitionGuard::Gateway => Partition::Gateway,
+            PartitionGuard::Gateway(_) => Partition::Gateway,
         },
         assignment_seed: config.keys.assignment_seed(),
     };
     Ok(ClusterConfig::new(parameters)?)
+}
+
+/// The questions to the router, on the interface that heartbeats travel by, if there is one.
+fn gateway(config: &Config, timing: &Timing) -> Result<Option<Gateway>> {
+    match config.cluster.partition.gateway() {
+        [] => Ok(None),
+        addresses => {
+            let interface = config.node.heartbeat_interface.as_str();
+            Ok(Some(Gateway::open(interface, addresses, timing)?))
+        }
+    }
 }
 
 /// Where heartbeats go.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::gateway::Gateway;
 use super::transport::Route;
 use crate::cluster::auth::Keyring;
 use crate::cluster::config::ClusterConfig;
@@ -22,6 +23,8 @@ pub struct Reload {
     pub keyring: Keyring,
     /// Where heartbeats go, used at once.
     pub route: Route,
+    /// The router, asked at once, if it has one.
+    pub gateway: Option<Gateway>,
 }
 
 impl Reload {
@@ -46,10 +49,12 @@ impl Reload {
             );
         }
         let cluster = super::cluster_config(new).context("the protocol refuses it")?;
+        let gateway = super::gateway(new, &cluster.timing()).context("cannot ask the router")?;
         Ok(Self {
             cluster: Arc::new(cluster),
             keyring: super::keyring(new)?,
             route: super::route(new)?,
+            gateway,
         })
     }
 }

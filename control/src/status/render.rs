@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Write};
 
-use super::{Counts, KernelCounts, MemberState, MemberStatus, NodeState, Status, WorkerStatus};
+use super::{Counts, GatewayState, KernelCounts, MemberState, MemberStatus, NodeState, Status, WorkerStatus};
 
 impl Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,7 +46,12 @@ impl Status {
             ms => format!("lease {ms} ms"),
         };
         let (name, slot, state) = (&node.name, node.slot, node.state);
-        writeln!(f, "{name} (slot {slot}): {state}, {willing}, {lease}")?;
+        let gateway = match node.gateway {
+            None => "",
+            Some(GatewayState::Reached) => ", gateway reached",
+            Some(GatewayState::Unreached) => ", gateway unreached",
+        };
+        writeln!(f, "{name} (slot {slot}): {state}, {willing}, {lease}{gateway}")?;
         let uptime = duration(node.uptime_ms);
         writeln!(f, "vipdp {}, up {uptime}", node.version)?;
         let staged = match node.staged_generation {

@@ -64,6 +64,7 @@ pub fn status() -> Status {
             state: NodeState::Active,
             willing: true,
             lease_ms_left: 187,
+            gateway: Some(GatewayState::Reached),
             mode: "shared-mac".into(),
             cluster_id: 53,
             generation: 1,
