@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::admin::{self, Request, Response};
 use crate::config::{Config, HASH_KEY_LEN, HEARTBEAT_KEY_LEN, HeartbeatKey, key_file};
+use crate::plan::PlanArgs;
 use crate::runtime::random;
 use crate::status::Status;
 
@@ -52,6 +53,8 @@ pub enum Command {
     Undrain(NodeArgs),
     /// Make the running node read its configuration anew: members, weights, keys.
     Reload(NodeArgs),
+    /// Plan the next-hop addresses of a tiered cluster, and write the files for it and its router.
+    Plan(Box<PlanArgs>),
     /// Put back what a killed vipdp left changed on this host.
     Cleanup,
     /// Make a key file with new secrets, for all nodes of a cluster.
