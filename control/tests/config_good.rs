@@ -44,6 +44,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(node.poll, PollMode::Adaptive);
     assert_eq!(node.egress, EgressMode::Direct);
     assert_eq!(node.flows_max, 1 << 20);
+    assert_eq!(node.flows_file.as_deref(), Some(Path::new("/run/vipdp/eth0.flows")));
     assert_eq!((node.xdp, node.zero_copy), (XdpMode::Auto, ZeroCopy::Auto));
     assert_eq!(node.admin, Path::new("/run/vipdp/eth0.sock"));
     assert_eq!(node.log, LogLevel::Info);
@@ -76,6 +77,7 @@ fn what_is_given_is_taken() {
     assert_eq!(node.tap.as_str(), "a-name-of-15-by");
     assert_eq!(node.egress, EgressMode::Tap);
     assert_eq!(node.flows_max, 1 << 21, "rounded up to a power of two");
+    assert_eq!(node.flows_file, None);
     assert_eq!((node.xdp, node.zero_copy), (XdpMode::Generic, ZeroCopy::Off));
     assert_eq!(node.state_dir, Path::new("state"));
     assert_eq!(node.admin, Path::new("/run/vipdp/admin.sock"));

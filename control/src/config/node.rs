@@ -32,6 +32,8 @@ pub struct NodeConfig {
     pub egress: EgressMode,
     /// Slots of the flow table, a power of two. A slot takes 8 bytes.
     pub flows_max: usize,
+    /// The file that the flow table lives in. `None`: memory that ends with the process.
+    pub flows_file: Option<PathBuf>,
     /// Where in the kernel the XDP program runs.
     pub xdp: XdpMode,
     /// Whether the NIC writes straight into the workers' memory.
@@ -230,7 +232,9 @@ fn read_rest(
     });
     let log = section.or_default("log", LogLevel::Info, errors, log_level);
     let (state_dir, admin) = paths(section, directory, interface.as_ref(), errors);
+    let flows_file = section.optional("flows_file", errors, |f| flows_file(f, directory));
     let interface = interface?.value;
+    let default = || Some(state_dir.join(format!("{}.flows", interface.as_str())));
     Some(NodeConfig {
         slot: Slot::new(0)?,
         cluster_path: PathBuf::new(),
@@ -240,6 +244,7 @@ fn read_rest(
         tap: tap.map_or_else(|| InterfaceName(TAP_DEFAULT.into()), |tap| tap.value),
         egress,
         flows_max: usize::try_from(flows_max).ok()?.next_power_of_two(),
+        flows_file: flows_file.map_or_else(default, |file| file.value),
         xdp,
         zero_copy,
         admin,
@@ -263,6 +268,14 @@ pub(super) fn path(field: &Field<'_>, directory: &Path) -> Result<PathBuf, Confi
         return Err(field.place.error("", format!("give {expected}")));
     }
     Ok(directory.join(text))
+}
+
+/// `flows_file`: a path, or "none".
+fn flows_file(field: &Field<'_>, directory: &Path) -> Result<Option<PathBuf>, ConfigError> {
+    match field.text("a path, or \"none\" for flows that end with the process")? {
+        "none" => Ok(None),
+        _ => path(field, directory).map(Some),
+    }
 }
 
 /// `state_dir` and `admin`.

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use crossbeam::queue::ArrayQueue;
+use tracing::{info, warn};
 use vipdp_core::counters::WorkerCounters;
-use vipdp_core::flow::FlowTable;
+use vipdp_core::flow::{FlowTable, Seconds};
 use vipdp_core::hash::ClientHash;
 use vipdp_core::prefix::Prefix;
 use vipdp_core::slot::SLOTS;
@@ -18,6 +19,7 @@ use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, SharedMac, S
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::worker::{Shared, Worker};
 use vipdp_io::af_xdp::{self, AfXdpPort};
+use vipdp_io::flow_file::{FlowFile, Found};
 use vipdp_io::host::{EgressTap, HostGuard, HostPlan};
 use vipdp_io::link::Link;
 use vipdp_io::membership::Membership;
@@ -25,6 +27,7 @@ use vipdp_io::neighbor::EgressTable;
 use vipdp_io::tap::{Tap, TapQueue};
 use vipdp_io::xdp::{self, AttachMode, NextHops, Program};
 
+use super::clock::monotonic_ns;
 use super::workers::{Start, WorkerThreads};
 use crate::config::{
     Config, EgressMode, IngressMode, PollMode, SharedMacConfig, XdpMode, ZeroCopy,
@@ -147,10 +150,6 @@ fn service(config: &Config, link: &Link, tap: &Link, shared_mac: SharedMacConfig
 }
 
 fn shared(config: &Config, service: &Service) -> Result<Shared> {
-    let mut secret = [0; 16];
-    super::random::fill(&mut secret).context("no random secret for the flow table")?;
-    let (low, high) = secret.split_at(8);
-    let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().expect("8 of 16 bytes"));
     let nothing = Snapshot {
         generation: 0,
         lease_until_ns: 0,
@@ -161,10 +160,38 @@ fn shared(config: &Config, service: &Service) -> Result<Shared> {
     };
     Ok(Shared {
         publication: Arc::new(Publication::new(nothing)),
-        flows: Arc::new(FlowTable::new(config.node.flows_max, [word(low), word(high)])),
+        flows: Arc::new(flow_table(config, &service.client_hash)?),
         unresolved: Arc::new(ArrayQueue::new(UNRESOLVED_MAX)),
         claims: Arc::new(ArrayQueue::new(CLAIMS_MAX)),
     })
+}
+
+/// The flow table: that of the process before, where it is in a file and fits.
+fn flow_table(config: &Config, client_hash: &ClientHash) -> Result<FlowTable> {
+    let word = || super::random::word().context("no random secret for the flow table");
+    let secret = [word()?, word()?];
+    let flows_max = config.node.flows_max;
+    let Some(path) = &config.node.flows_file else {
+        return Ok(FlowTable::new(flows_max, secret));
+    };
+    let file = FlowFile::open(path, flows_max, client_hash, secret)?;
+    let table = file.table();
+    let path = path.display();
+    match file.found {
+        Found::Nothing => info!(%path, "a new flow table"),
+        Found::Unfit(unfit) => warn!(%path, %unfit, "a new flow table; the flows before are lost"),
+        Found::Table => {
+            let flows = table.census(Seconds::of_ns(monotonic_ns())).flows();
+            info!(%path, flows, "the flows before go on");
+        }
+    }
+    if !file.in_memory {
+        warn!(%path, "not on a file system in memory: workers will wait for the disk now and then");
+    }
+    // The workers may write to the table until the last of them has ended, and so the file stays
+    // locked until the process has.
+    Box::leak(Box::new(file));
+    Ok(table)
 }
 
 fn open_port(config: &Config, program: &Program, queue: u32) -> Result<AfXdpPort> {

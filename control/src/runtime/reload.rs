@@ -73,6 +73,7 @@ fn fixed_changes(running: &Config, new: &Config) -> Vec<&'static str> {
         ("tap", a.tap != b.tap),
         ("egress", a.egress != b.egress),
         ("flows_max", a.flows_max != b.flows_max),
+        ("flows_file", a.flows_file != b.flows_file),
         ("xdp", a.xdp != b.xdp),
         ("zero_copy", a.zero_copy != b.zero_copy),
         ("state_dir", a.state_dir != b.state_dir),
