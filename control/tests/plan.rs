@@ -136,6 +136,15 @@ fn people_get_tables() {
 }
 
 #[test]
+fn the_readme_shows_what_is_printed() {
+    let readme = include_str!("../../README.md");
+    let command = "plan --nodes n1,n2,n3 --tiers 2 --ecmp-width 64";
+    let arguments: Vec<_> = command.split(' ').skip(1).collect();
+    let shown = format!("$ vipdp {command}\n{}```", printed(&arguments));
+    assert!(readme.contains(&shown), "the README does not show\n{shown}");
+}
+
+#[test]
 fn adding_a_node_only_appends() {
     for tiers in ["2", "3"] {
         let before = json(&["--nodes", SIX, "--tiers", tiers]);
@@ -322,7 +331,7 @@ fn one_router_is_printed_alone() {
     // Beyond what a next-hop group takes, and beyond what ip(8) takes at all.
     let many = |count: usize| (1..=count).map(|n| format!("n{n}")).collect::<Vec<_>>().join(",");
     let routes = printed(&["--nodes", &many(12), "--router", "linux"]);
-    assert!(routes.contains("nexthop via 10.0.0.195 dev") && !routes.contains("nhid"), "{routes}");
+    assert!(routes.contains("nexthop via 10.0.0.195\n") && !routes.contains("nhid"), "{routes}");
     let none = printed(&["--nodes", &many(17), "--router", "linux"]);
     assert!(!none.contains("ip route replace"), "{none}");
 }

@@ -135,10 +135,7 @@ const LISTED_MAX: usize = 120;
 const NEIGHBOURS_KEPT: usize = 128;
 
 fn linux(routes: &[Route], count: usize) -> String {
-    let mut text = String::from(
-        "set -eu\n\ndev=${1:-eth1} # the interface to the nodes\n\n\
-         # The hash takes the ports in.\n",
-    );
+    let mut text = String::from("set -eu\n\n# The hash takes the ports in.\n");
     for (family, is_ipv4) in [("ipv4", true), ("ipv6", false)] {
         if routes.iter().any(|route| route.is_ipv4() == is_ipv4) {
             text += &format!("sysctl -qw net.{family}.fib_multipath_hash_policy=1\n");
@@ -184,7 +181,8 @@ fn unlisted(count: usize) -> Vec<String> {
 /// Next-hop objects in resilient groups, which Linux has from 5.13 on.
 fn linux_groups(routes: &[Route]) -> String {
     let mut text = String::from(
-        "\n# A resilient group keeps flows where they are when next hops are added: a bucket goes over\n\
+        "\ndev=${1:-eth1} # the interface to the nodes\n\n\
+         # A resilient group keeps flows where they are when next hops are added: a bucket goes over\n\
          # to a new one once it has been idle for idle_timer seconds, and all that must go after\n\
          # unbalanced_timer seconds, busy or not (0: never). The number of buckets cannot be changed.\n\
          ip -batch - <<EOF\n",
@@ -225,7 +223,7 @@ fn linux_routes(routes: &[Route]) -> String {
         }
         text += &format!("\nip route replace {} proto static", route.destination());
         for hop in &route.hops {
-            text += &format!(" \\\n    nexthop via {hop} dev \"$dev\"");
+            text += &format!(" \\\n    nexthop via {hop}");
         }
         text.push('\n');
     }
