@@ -12,10 +12,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use vipdp_core::port::{Host, Refused};
 
 /// Where the kernel hands out TAPs.
@@ -23,6 +24,13 @@ const DEVICE: &str = "/dev/net/tun";
 
 /// Queues that one TAP can have (`MAX_TAP_QUEUES` in the kernel's include/linux/if_tap.h).
 const QUEUES_MAX: usize = 256;
+
+/// The lowest descriptor that a queue gets. The kernel closes a killed process's files from the
+/// highest descriptor down (`task_work_run` in the kernel's kernel/task_work.c), and a TAP takes
+/// some 20 ms to go: so the XDP program, of a low descriptor, keeps packets to the VIPs from the
+/// host until the host has them no more. The customary limit of 1,024 descriptors leaves room for
+/// [`QUEUES_MAX`] above it.
+const DESCRIPTOR_MIN: RawFd = 768;
 
 /// Why there is no TAP.
 #[derive(Debug, thiserror::Error)]
@@ -138,12 +146,22 @@ impl TapQueue {
         // SAFETY: the descriptor is open, and `request` is an initialised ifreq with a name that
         // ends in a zero byte; the kernel reads it and keeps no pointer.
         match unsafe { ioctl::tun_set_iff(file.as_raw_fd(), &raw const request) } {
-            Ok(_) => Ok(Self { file }),
+            Ok(_) => Ok(Self { file: closed_early(file) }),
             Err(Errno::EBUSY | Errno::EEXIST) if first => {
                 Err(TapError::Exists { name: name.into() })
             }
             Err(errno) => Err(TapError::Create { name: name.into(), source: errno.into() }),
         }
+    }
+}
+
+/// The same file by a high descriptor. Where the process may have none that high, as it was: then
+/// the host may answer packets to the VIPs for a moment after a SIGKILL.
+fn closed_early(file: File) -> File {
+    match fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(DESCRIPTOR_MIN)) {
+        // SAFETY: the kernel just made this descriptor and nobody else has it.
+        Ok(descriptor) => unsafe { File::from_raw_fd(descriptor) },
+        Err(_) => file,
     }
 }
 

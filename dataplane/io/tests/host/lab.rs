@@ -217,13 +217,34 @@ impl Wire {
         assert_eq!(self.socket.send_to(frame, &self.to).unwrap(), frame.len());
     }
 
+    /// Sends a frame of many, some of which the host may be too slow for.
+    pub fn send_one_of_many(&self, frame: &[u8]) {
+        if let Err(error) = self.socket.send_to(frame, &self.to) {
+            assert_eq!(error.raw_os_error(), Some(libc::ENOBUFS), "{error}");
+        }
+    }
+
+    /// The frames that the host has sent, as far as they wait here.
+    pub fn waiting(&self) -> Vec<Vec<u8>> {
+        self.socket.set_nonblocking(true).unwrap();
+        let mut frames = Vec::new();
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
+            if from.is_some_and(|from| from.pkttype() != libc::PACKET_OUTGOING) {
+                frames.push(buffer[..length].to_vec());
+            }
+        }
+        self.socket.set_nonblocking(false).unwrap();
+        frames
+    }
+
     /// The frames that the host sent, up to the first one that is `wanted`, which is the last.
     pub fn frames_until(&self, what: &str, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
         let end = Instant::now() + DEADLINE;
         let mut frames = Vec::new();
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no {what} among {frames:02x?}");
+            assert!(!left.is_zero(), "no {what} among {} frames", frames.len());
             self.socket.set_read_timeout(Some(left)).unwrap();
             let mut buffer = [0; 2048];
             match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
@@ -251,6 +272,8 @@ pub struct Packet {
     pub ports: Option<(u16, u16)>,
     /// Of a TCP segment: the sequence number of a SYN that is acknowledged as well.
     pub syn_ack: Option<u32>,
+    /// Whether it is a TCP segment that resets a connection.
+    pub reset: bool,
 }
 
 /// The IP packet in a frame.
@@ -274,6 +297,7 @@ pub fn packet(frame: &[u8]) -> Option<Packet> {
         }
         _ => (None, None),
     };
+    let reset = matches!(&sliced.transport, Some(TransportSlice::Tcp(tcp)) if tcp.rst());
     Some(Packet {
         source_mac: MacAddr(ethernet.source()),
         destination_mac: MacAddr(ethernet.destination()),
@@ -281,6 +305,7 @@ pub fn packet(frame: &[u8]) -> Option<Packet> {
         destination,
         ports,
         syn_ack,
+        reset,
     })
 }
 

@@ -318,13 +318,14 @@ fn restore_leaves_the_host_as_it_was() {
 /// What the child of [`a_killed_process_is_cleaned_up_after`] finds in its environment.
 const CHILD: &str = "VDHO_STATE_DIR";
 
-/// Starts this test's own program again, to apply a plan in the namespace and to be killed.
-fn start_child(lab: &Lab, test: &str, state: &Path) -> Child {
+/// Starts this test's own program again, to apply a plan in the namespace and to be killed; it finds
+/// the state's directory in the variable.
+fn start_child(lab: &Lab, test: &str, variable: &str, state: &Path) -> Child {
     let mut child = Command::new("ip")
         .args(["netns", "exec", &lab.host])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
-        .env(CHILD, state)
+        .env(variable, state)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -338,10 +339,15 @@ fn start_child(lab: &Lab, test: &str, state: &Path) -> Child {
 /// The child's part: applies a plan and waits until it is killed, or its parent ends.
 fn be_the_child(state: &Path) {
     let applied = apply(&everything(state));
+    wait_for_the_end();
+    drop(applied);
+}
+
+/// Tells the parent that everything is applied, and waits until it kills this process or ends.
+fn wait_for_the_end() {
     let mut stdout = std::io::stdout();
     writeln!(stdout, "applied").unwrap();
     let _ = std::io::stdin().read(&mut [0]);
-    drop(applied);
 }
 
 #[test]
@@ -354,7 +360,7 @@ fn a_killed_process_is_cleaned_up_after() {
     let state = tempfile::tempdir().unwrap();
     let before = lab.snapshot();
 
-    let mut child = start_child(&lab, test, state.path());
+    let mut child = start_child(&lab, test, CHILD, state.path());
     let second = lab.in_host(|| {
         let _queues = Tap::create("tap1", 1).unwrap();
         HostPlan { tap: "tap1".into(), ..plan(state.path()) }.apply().unwrap_err()
@@ -374,7 +380,7 @@ fn a_killed_process_is_cleaned_up_after() {
     assert_same(&before, &lab.snapshot());
 
     // A start does the same: its own restore finds the first values, not those of the killed one.
-    let mut child = start_child(&lab, test, state.path());
+    let mut child = start_child(&lab, test, CHILD, state.path());
     child.kill().unwrap();
     child.wait().unwrap();
     let report = lab.in_host(|| {

@@ -235,6 +235,64 @@ fn a_host_without_vipdp_drops_vip_packets_to_its_own_mac() {
     });
 }
 
+/// What the child of [`a_killed_vipdp_resets_no_connection`] finds in its environment.
+const KILLED: &str = "VDHO_KILLED";
+
+/// The child's part: sets up what vipdp does, in its order, and waits until it is killed.
+fn be_killed(state: &Path) {
+    let plan = HostPlan { own_mac: true, ..networks(state) };
+    let mut program = Program::attach(NIC, AttachMode::Auto, &plan.vips, &plan.next_hops).unwrap();
+    let applied = apply(&plan);
+    let port = AfXdpPort::open(&Options::new(NIC, 0)).unwrap();
+    program.bind(0, &port).unwrap();
+    wait_for_the_end();
+    drop((program, applied, port));
+}
+
+/// Segments of flows that the host does not know come in all the time, to its own MAC address.
+#[test]
+fn a_killed_vipdp_resets_no_connection() {
+    let test = "networks::a_killed_vipdp_resets_no_connection";
+    if let Some(state) = std::env::var_os(KILLED) {
+        return be_killed(Path::new(&state));
+    }
+    let lab = Lab::new("netkill");
+    let state = tempfile::tempdir().unwrap();
+    let wire = lab.wire();
+    let segments: Vec<_> = (0..2)
+        .map(|at| tcp(NIC_MAC, (ip(CLIENTS[at]), 40_000), (ip(INSIDE[at]), 80), 1, Some(1)))
+        .collect();
+    let is_reset = |frame: &[u8]| packet(frame).is_some_and(|one| one.reset);
+    let resets = || {
+        wire.send(&echo_request(NIC_MAC, ip(PEER[0]), ip(OWN[0])));
+        let frames = wire.frames_until("echo reply", |frame| {
+            packet(frame).is_some_and(|one| one.source == ip(OWN[0]) && one.ports.is_none())
+        });
+        frames.iter().filter(|frame| is_reset(frame)).count()
+    };
+
+    // Where nothing keeps them from a host that has the VIPs, it does reset.
+    let (queue, guard) = lab.in_host(|| apply(&networks(state.path())));
+    segments.iter().for_each(|segment| wire.send(segment));
+    assert_eq!(resets(), 2);
+    drop((queue, guard));
+
+    for _ in 0..5 {
+        let mut child = start_child(&lab, test, KILLED, state.path());
+        let (mut sent, mut reset) = (0, 0);
+        while child.try_wait().unwrap().is_none() {
+            segments.iter().for_each(|segment| wire.send_one_of_many(segment));
+            reset += wire.waiting().iter().filter(|frame| is_reset(frame)).count();
+            sent += 1;
+            if sent == 100 {
+                child.kill().unwrap();
+            }
+        }
+        assert_eq!((reset, resets()), (0, 0), "of {sent} segments of each family");
+        lab.in_host(|| cleanup(state.path(), NIC)).unwrap();
+    }
+}
+
 #[test]
 fn addresses_that_the_host_has_already_are_refused() {
     let lab = Lab::new("nettaken");
