@@ -7,18 +7,22 @@
 //! a MAC address of its own; what tells it that another member has sent the frame on is the source:
 //!
 //! ```text
-//!    0      8     16     24     32   36           48 bits
-//!    +------+------+-------------+----+------------+
-//!    | 0x02 | 0x76 |   cluster   |kind|   number   |
-//!    +------+------+-------------+----+------------+
+//!    0      8       16            32   36          48 bits
+//!    +------+-------+-------------+----+------------+
+//!    | 0x02 | which |   cluster   |kind|   number   |
+//!    +------+-------+-------------+----+------------+
 //!
-//!  kind  number   is                        the frame
-//!     0  address  the address's own MAC     came by that address; an ARP reply's and a claim's source
-//!     1  address  a mark, only ever source  is for the address's previous owner: does it know the flow?
-//!     2  address  a mark                    is for the owner before that one
-//!     3  address  a mark                    comes back to the address's owner: neither knew it
-//!     4  slot     a mark                    goes round the members, from that one on: who knows it?
+//!  which        kind  number   is                        the frame
+//!  0x76            0  address  the address's own MAC     came by that address; an ARP reply's and a claim's source
+//!  0x80 + slot     1  address  a mark, only ever source  is for the address's previous owner: does it know the flow?
+//!  0x80 + slot     2  address  a mark                    is for the owner before that one
+//!  0x80 + slot     3  address  a mark                    comes back to the address's owner: neither knew it
+//!  0x80 + slot     4  slot     a mark                    goes round the members, from that one on: who knows it?
 //! ```
+//!
+//! The slot in a mark's second byte is its sender's. So each address that switches learn is only ever
+//! seen where one member is, with one exception that they shall notice: an address's own, when a
+//! claim says that it has moved.
 //!
 //! A frame with a mark goes to a member's own MAC address. Each sending-on raises the kind, or, with
 //! kind 4, the distance from the slot where the round began; so none goes on for ever, whatever the
@@ -126,8 +130,8 @@ impl Tiered {
 pub enum VirtualMac {
     /// The MAC address of the next-hop address with this number.
     Address(Bucket),
-    /// Source of a frame that a member sends on.
-    Mark(Mark),
+    /// Source of a frame that the member in this slot sends on.
+    Mark(Slot, Mark),
 }
 
 /// Why a member has sent a frame on: its source address.
@@ -143,54 +147,66 @@ pub enum Mark {
     Round(Slot),
 }
 
-/// Locally administered, and a "v": the first two bytes of every virtual MAC address.
-const OUI: [u8; 2] = [0x02, 0x76];
+/// The first byte of every virtual MAC address: locally administered.
+const LOCAL: u8 = 0x02;
+/// The second byte of an address's own: a "v".
+const ADDRESS: u8 = 0x76;
+/// The second byte of a mark, plus the slot.
+const MARK: u8 = 0x80;
 /// Bits of the number below the kind.
 const NUMBER_BITS: u32 = 12;
 const NUMBER_MASK: u16 = (1 << NUMBER_BITS) - 1;
 
 const _: () = assert!(BUCKETS == 1 << NUMBER_BITS, "a bucket's number fills the number field");
+const _: () = assert!(ADDRESS < MARK, "an address is no mark");
 
 impl VirtualMac {
     /// The MAC address, in the cluster numbered `cluster`.
     #[inline]
     pub const fn mac(self, cluster: u16) -> MacAddr {
-        let (kind, number) = match self {
-            Self::Address(number) => (0, number.get()),
-            Self::Mark(Mark::Previous(number)) => (1, number.get()),
-            Self::Mark(Mark::BeforePrevious(number)) => (2, number.get()),
-            Self::Mark(Mark::Back(number)) => (3, number.get()),
-            Self::Mark(Mark::Round(slot)) => (4, slot.get() as u16),
+        let (which, kind, number) = match self {
+            Self::Address(number) => (ADDRESS, 0, number.get()),
+            Self::Mark(from, mark) => {
+                let (kind, number) = match mark {
+                    Mark::Previous(number) => (1, number.get()),
+                    Mark::BeforePrevious(number) => (2, number.get()),
+                    Mark::Back(number) => (3, number.get()),
+                    Mark::Round(first) => (4, first.get() as u16),
+                };
+                (MARK | from.get(), kind, number)
+            }
         };
         let [cluster_high, cluster_low] = cluster.to_be_bytes();
         let [high, low] = (kind << NUMBER_BITS | number).to_be_bytes();
-        MacAddr([OUI[0], OUI[1], cluster_high, cluster_low, high, low])
+        MacAddr([LOCAL, which, cluster_high, cluster_low, high, low])
     }
 
     /// Reads `mac`; `None` if it is not of this form, or of another cluster.
     #[inline]
     pub const fn of(mac: MacAddr, cluster: u16) -> Option<Self> {
-        let [first, second, cluster_high, cluster_low, high, low] = mac.0;
-        let is_ours = first == OUI[0]
-            && second == OUI[1]
-            && u16::from_be_bytes([cluster_high, cluster_low]) == cluster;
-        if !is_ours {
+        let [local, which, cluster_high, cluster_low, high, low] = mac.0;
+        if local != LOCAL || u16::from_be_bytes([cluster_high, cluster_low]) != cluster {
             return None;
         }
         let value = u16::from_be_bytes([high, low]);
-        let number = value & NUMBER_MASK;
-        let Some(bucket) = Bucket::new(number) else { return None };
-        match value >> NUMBER_BITS {
-            0 => Some(Self::Address(bucket)),
-            1 => Some(Self::Mark(Mark::Previous(bucket))),
-            2 => Some(Self::Mark(Mark::BeforePrevious(bucket))),
-            3 => Some(Self::Mark(Mark::Back(bucket))),
+        let (kind, number) = (value >> NUMBER_BITS, value & NUMBER_MASK);
+        let Some(address) = Bucket::new(number) else { return None };
+        let from = match Slot::new(which.wrapping_sub(MARK)) {
+            Some(from) => from,
+            None if which == ADDRESS && kind == 0 => return Some(Self::Address(address)),
+            None => return None,
+        };
+        let mark = match kind {
+            1 => Mark::Previous(address),
+            2 => Mark::BeforePrevious(address),
+            3 => Mark::Back(address),
             4 if number < SLOTS as u16 => match Slot::new(number as u8) {
-                Some(slot) => Some(Self::Mark(Mark::Round(slot))),
-                None => None,
+                Some(first) => Mark::Round(first),
+                None => return None,
             },
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some(Self::Mark(from, mark))
     }
 }
 
@@ -317,10 +333,11 @@ mod tests {
     fn a_virtual_mac_address_has_its_parts_where_they_are_drawn() {
         let of = |mac: VirtualMac| mac.mac(0x1234).to_string();
         assert_eq!(of(VirtualMac::Address(number(0xabc))), "02:76:12:34:0a:bc");
-        assert_eq!(of(VirtualMac::Mark(Mark::Previous(number(1)))), "02:76:12:34:10:01");
-        assert_eq!(of(VirtualMac::Mark(Mark::BeforePrevious(number(0)))), "02:76:12:34:20:00");
-        assert_eq!(of(VirtualMac::Mark(Mark::Back(number(4095)))), "02:76:12:34:3f:ff");
-        assert_eq!(of(VirtualMac::Mark(Mark::Round(slot(63)))), "02:76:12:34:40:3f");
+        let of = |from, mark| of(VirtualMac::Mark(slot(from), mark));
+        assert_eq!(of(0, Mark::Previous(number(1))), "02:80:12:34:10:01");
+        assert_eq!(of(1, Mark::BeforePrevious(number(0))), "02:81:12:34:20:00");
+        assert_eq!(of(63, Mark::Back(number(4095))), "02:bf:12:34:3f:ff");
+        assert_eq!(of(5, Mark::Round(slot(63))), "02:85:12:34:40:3f");
     }
 
     proptest! {
@@ -328,15 +345,16 @@ mod tests {
         fn a_virtual_mac_address_is_read_as_it_was_written(
             cluster: u16,
             other: u16,
+            from in (0..64_u8).prop_map(slot),
             kind in 0..5,
-            value in 0..4096u16,
+            value in 0..4096_u16,
         ) {
             let virtual_mac = match kind {
                 0 => VirtualMac::Address(number(value)),
-                1 => VirtualMac::Mark(Mark::Previous(number(value))),
-                2 => VirtualMac::Mark(Mark::BeforePrevious(number(value))),
-                3 => VirtualMac::Mark(Mark::Back(number(value))),
-                _ => VirtualMac::Mark(Mark::Round(slot(value as u8 % 64))),
+                1 => VirtualMac::Mark(from, Mark::Previous(number(value))),
+                2 => VirtualMac::Mark(from, Mark::BeforePrevious(number(value))),
+                3 => VirtualMac::Mark(from, Mark::Back(number(value))),
+                _ => VirtualMac::Mark(from, Mark::Round(slot(value as u8 % 64))),
             };
             let mac = virtual_mac.mac(cluster);
             prop_assert!(!mac.is_group());
@@ -348,7 +366,7 @@ mod tests {
         fn whatever_is_read_is_written_the_same(bytes: [u8; 6], ours: bool, cluster: u16) {
             let mut mac = MacAddr(bytes);
             if ours {
-                mac.0[..2].copy_from_slice(&OUI);
+                mac.0[0] = LOCAL;
                 mac.0[2..4].copy_from_slice(&cluster.to_be_bytes());
             }
             if let Some(read) = VirtualMac::of(mac, cluster) {

@@ -312,7 +312,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             },
             1,
         );
-        self.forward(service, frame, slot, VirtualMac::Mark(mark).mac(tiered.cluster));
+        self.forward(service, frame, slot, VirtualMac::Mark(tiered.slot, mark).mac(tiered.cluster));
     }
 
     /// Takes a burst of frames that the host sends and queues those that may leave.

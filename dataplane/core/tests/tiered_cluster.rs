@@ -46,9 +46,10 @@ fn journey(members: &mut [Member], at: u8, frame: Vec<u8>) -> Journey {
             Fate::Dropped(_) => return Journey { marks, host: None },
             Fate::Sent(sent) => {
                 let mac = |at: usize| MacAddr(sent[at..at + 6].try_into().unwrap());
-                let Some(VirtualMac::Mark(mark)) = VirtualMac::of(mac(6), CLUSTER) else {
+                let Some(VirtualMac::Mark(from, mark)) = VirtualMac::of(mac(6), CLUSTER) else {
                     panic!("sent on without a mark, from {}", mac(6));
                 };
+                assert_eq!(from, slot(at), "a mark is one member's alone");
                 marks.push(mark);
                 at = sent[5] - 1;
                 assert_eq!(mac(0), mac_of(slot(at)));
@@ -183,14 +184,14 @@ fn member_who_believes(own: u8, members: u8, mac: TieredMac, belief: &Belief) ->
 enum Way {
     Address(Bucket),
     Own,
-    Marked(Mark),
+    Marked(Slot, Mark),
 }
 
 fn any_way() -> impl Strategy<Value = Way> {
     prop_oneof![
         any_address().prop_map(Way::Address),
         Just(Way::Own),
-        any_mark().prop_map(Way::Marked)
+        (any_slot(SLOTS as u8), any_mark()).prop_map(|(from, mark)| Way::Marked(from, mark))
     ]
 }
 
@@ -235,7 +236,7 @@ proptest! {
             let link = match way {
                 Way::Address(address) => Link { from: ROUTER, to: virtual_mac(address), vlan: None },
                 Way::Own => Link { from: ROUTER, to: own, vlan: None },
-                Way::Marked(mark) => Link { from: mark_mac(mark), to: own, vlan: None },
+                Way::Marked(from, mark) => Link { from: mark_mac(from, mark), to: own, vlan: None },
             };
             let Journey { marks, .. } =
                 journey(&mut members, at, packet(kind, client(family, n), link));

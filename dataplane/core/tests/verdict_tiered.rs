@@ -464,8 +464,8 @@ fn frames_for_other_addresses_and_segments_are_not_ours() {
             mac_of(slot(1)),
             // Another cluster's, and marks, which are no place to send to.
             VirtualMac::Address(r()).mac(CLUSTER + 1),
-            mark_mac(Mark::Previous(r())),
-            mark_mac(Mark::Back(r())),
+            mark_mac(slot(1), Mark::Previous(r())),
+            mark_mac(slot(1), Mark::Back(r())),
         ] {
             member.drops(&dns(client, Link { to, ..link }), "wrong_mac");
         }
@@ -483,7 +483,7 @@ fn both_kinds_of_mac_address_are_taken_while_the_router_still_knows_the_other() 
             member.passes(&dns(client(family, 1), link));
         }
         // Another cluster's mark is none.
-        let from = VirtualMac::Mark(Mark::Back(r())).mac(CLUSTER + 1);
+        let from = VirtualMac::Mark(slot(1), Mark::Back(r())).mac(CLUSTER + 1);
         member.hold(r(), Holding::Foreign);
         let link = Link { from, ..member.marked(Mark::Back(r())) };
         member.drops(&dns(client(family, 1), link), "not_owner");

@@ -72,8 +72,8 @@ pub enum Arrival {
     Address(Bucket),
     /// To this node's own MAC address: it does not say by which next-hop address.
     OwnMac,
-    /// From a member.
-    SentOn(Mark),
+    /// From the member in this slot.
+    SentOn(Slot, Mark),
 }
 
 /// What the flow table has to do with a packet.
@@ -240,13 +240,13 @@ fn lookup_ip(
 fn arrival(service: &Service, tiered: &Tiered, parsed: &Parsed) -> Option<Arrival> {
     if parsed.dst == service.own_mac {
         return Some(match VirtualMac::of(parsed.src, tiered.cluster) {
-            Some(VirtualMac::Mark(mark)) => Arrival::SentOn(mark),
+            Some(VirtualMac::Mark(from, mark)) => Arrival::SentOn(from, mark),
             Some(VirtualMac::Address(_)) | None => Arrival::OwnMac,
         });
     }
     match VirtualMac::of(parsed.dst, tiered.cluster) {
         Some(VirtualMac::Address(number)) => Some(Arrival::Address(number)),
-        Some(VirtualMac::Mark(_)) | None => None,
+        Some(VirtualMac::Mark(..)) | None => None,
     }
 }
 
@@ -342,9 +342,10 @@ impl Rules<'_> {
         match arrival {
             Arrival::Address(number)
             | Arrival::SentOn(
+                _,
                 Mark::Previous(number) | Mark::BeforePrevious(number) | Mark::Back(number),
             ) => number,
-            Arrival::OwnMac | Arrival::SentOn(Mark::Round(_)) => {
+            Arrival::OwnMac | Arrival::SentOn(_, Mark::Round(_)) => {
                 self.snapshot.latest.unwrap_or(Bucket::FIRST)
             }
         }
@@ -359,13 +360,13 @@ impl Rules<'_> {
                 Some(number) => self.ours(number, || self.start(own)),
                 None => Step::Drop(DropReason::NotOwner),
             },
-            Arrival::SentOn(Mark::Previous(number)) => self.before_us(number),
-            Arrival::SentOn(Mark::BeforePrevious(number)) => self.back(number),
-            Arrival::SentOn(Mark::Back(number)) => Step::Serve(number),
-            Arrival::SentOn(Mark::Round(first)) if first == own => {
+            Arrival::SentOn(from, Mark::Previous(number)) => self.before_us(number, from),
+            Arrival::SentOn(_, Mark::BeforePrevious(number)) => self.back(number),
+            Arrival::SentOn(_, Mark::Back(number)) => Step::Serve(number),
+            Arrival::SentOn(_, Mark::Round(first)) if first == own => {
                 Step::Serve(self.bucket(arrival))
             }
-            Arrival::SentOn(Mark::Round(first)) => self.round(first),
+            Arrival::SentOn(_, Mark::Round(first)) => self.round(first),
         }
     }
 
@@ -392,15 +393,12 @@ impl Rules<'_> {
         Some((self.next_in_round(own)?, Mark::Round(own)))
     }
 
-    /// A packet of a flow that its sender took us to have: it was our address.
-    fn before_us(&self, number: Bucket) -> Step {
+    /// A packet of a flow that `from`, the owner of our former address, does not know, and neither do
+    /// we: who had it before us, and is neither of the two?
+    fn before_us(&self, number: Bucket, from: Slot) -> Step {
         let owners = self.snapshot.previous.get(number);
-        let others = owners.before.into_iter().flatten();
-        let mut others =
-            others.filter(|&slot| slot != self.tiered.slot && Some(slot) != owners.now);
-        // If it is our address again, who sent this had it in between, and is the last in our list.
-        let known_not_to = usize::from(self.holds(number));
-        match others.nth(known_not_to) {
+        let knows_not = |slot| slot == self.tiered.slot || slot == from || Some(slot) == owners.now;
+        match owners.before.into_iter().flatten().find(|&slot| !knows_not(slot)) {
             Some(slot) => Step::SendOn(slot, Mark::BeforePrevious(number)),
             None => self.back(number),
         }

@@ -50,8 +50,8 @@ pub fn virtual_mac(number: Bucket) -> MacAddr {
     VirtualMac::Address(number).mac(CLUSTER)
 }
 
-pub fn mark_mac(mark: Mark) -> MacAddr {
-    VirtualMac::Mark(mark).mac(CLUSTER)
+pub fn mark_mac(from: Slot, mark: Mark) -> MacAddr {
+    VirtualMac::Mark(from, mark).mac(CLUSTER)
 }
 
 /// Owners by slot number: who has the address now, who had it last, and who before.
@@ -217,7 +217,7 @@ impl Member {
     /// The frame leaves as it came, but to that member and with that mark.
     #[track_caller]
     pub fn sends_on(&mut self, bytes: &[u8], to: u8, mark: Mark) {
-        let sent = [&mac_of(slot(to)).0[..], &mark_mac(mark).0, &bytes[12..]].concat();
+        let sent = [&mac_of(slot(to)).0[..], &mark_mac(self.slot, mark).0, &bytes[12..]].concat();
         assert_eq!(self.fate(bytes), Fate::Sent(sent));
     }
 
@@ -230,9 +230,9 @@ impl Member {
         Link { from: ROUTER, to, vlan: self.service.vlan }
     }
 
-    /// How another member reaches this one with that mark.
+    /// How the member in slot 1 reaches this one with that mark.
     pub fn marked(&self, mark: Mark) -> Link {
-        Link { from: mark_mac(mark), to: self.service.own_mac, vlan: self.service.vlan }
+        Link { from: mark_mac(slot(1), mark), to: self.service.own_mac, vlan: self.service.vlan }
     }
 }
 
