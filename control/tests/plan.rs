@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Output};
 
+use clap::Parser;
 use serde_json::Value;
+use vipdp::cli::Cli;
 
 fn plan(arguments: &[&str]) -> Output {
     let vipdp = Command::new(env!("CARGO_BIN_EXE_vipdp")).arg("plan").args(arguments).output();
@@ -228,6 +231,27 @@ fn what_is_wrong_is_told_with_its_remedy() {
         let error = refused(arguments);
         assert!(error.contains(expected), "{arguments:?}: {error}");
     }
+}
+
+#[test]
+fn who_has_read_enough_may_close_the_pipe() {
+    struct Closed;
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let run = |arguments: &[&str]| {
+        let cli = Cli::parse_from([&["vipdp", "plan"], arguments].concat());
+        let Some(vipdp::cli::Command::Plan(arguments)) = cli.command else { panic!("no plan") };
+        vipdp::plan::run(&arguments, &mut Closed)
+    };
+    run(&["--nodes", SIX]).unwrap();
+    // The verdict counts all the same.
+    assert!(run(&["--nodes", SIX, "--ecmp-width", "16"]).is_err());
 }
 
 fn read(directory: &Path, name: &str) -> String {

@@ -10,7 +10,7 @@
 //! Nothing here touches the host but [`run`], which writes the files where it is told to.
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
@@ -336,13 +336,19 @@ pub fn run(args: &PlanArgs, out: &mut impl Write) -> anyhow::Result<()> {
         Some(directory) => files::write(&plan, args, directory)?,
         None => Vec::new(),
     };
+    let mut text = Vec::new();
     if args.json {
-        report::json(&plan, args.ecmp_width, &written, out)?;
+        report::json(&plan, args.ecmp_width, &written, &mut text)?;
     } else if let (Some(platform), None) = (args.router, &args.out) {
         let (_, addresses) = plan.largest();
-        out.write_all(router::configuration(platform, &plan.network, addresses.len()).as_bytes())?;
+        text = router::configuration(platform, &plan.network, addresses.len()).into_bytes();
     } else {
-        report::human(&plan, args.ecmp_width, &written, out)?;
+        report::human(&plan, args.ecmp_width, &written, &mut text)?;
+    }
+    match out.write_all(&text).and_then(|()| out.flush()) {
+        // Who has read enough of a long table closes the pipe.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result?,
     }
     let Some(width) = args.ecmp_width else { return Ok(()) };
     match report::too_narrow(&plan, width) {

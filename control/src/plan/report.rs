@@ -171,7 +171,11 @@ fn names(nodes: &[String], places: &[u8]) -> String {
 fn lost(lost: usize, all: usize) -> String {
     match lost {
         0 => "none".into(),
-        _ => format!("{lost} of {all} ({:.1} %)", 100.0 * lost as f64 / all as f64),
+        _ => {
+            let percent = 100.0 * lost as f64 / all as f64;
+            let digits = if percent < 1.0 { 2 } else { 1 };
+            format!("{lost} of {all} ({percent:.digits$} %)")
+        }
     }
 }
 
