@@ -37,7 +37,8 @@
 //!    0    2  tag of the node's session; 0 for none
 //!    2    2  highest sequence number heard from it directly, low 16 bits: an acknowledgement
 //!    4    2  highest sequence number known of it, heard or relayed, low 16 bits
-//!    6    1  number of the batch that is being handed to it; 0 for none
+//!    6    1  number of the batch that is being handed to it; 0 for none. In a transfer it is the
+//!            addressee's alone
 //!    7    1  number of the last batch that was accepted from it; 0 for none
 //!    8    1  flags, see `EntryFlags`
 //!    9    1  its share, relayed
@@ -152,7 +153,7 @@ pub enum Body {
     },
     /// I hand these buckets to you.
     Transfer {
-        /// To whom. Its entry has the number of the batch.
+        /// To whom. Its entry has the number of the batch, and no other entry has one.
         to: Slot,
         /// The buckets.
         buckets: BucketSet,
@@ -219,6 +220,11 @@ impl NodeFlags {
     pub const fn and(self, flags: Self) -> Self {
         Self(self.0 & flags.0)
     }
+
+    /// Whether a node in this state may own anything: it neither listens nor is fenced.
+    pub const fn may_own(self) -> bool {
+        self.0 & (Self::LISTEN.0 | Self::FENCED.0) == 0
+    }
 }
 
 /// What a node thinks of another one.
@@ -232,8 +238,9 @@ impl EntryFlags {
     pub const ALIVE: Self = Self(1 << 5);
     /// Went down too often of late: it shall keep its share at 0.
     pub const SUPPRESSED: Self = Self(1 << 6);
-    /// In a transfer: this is whom the buckets are handed to.
-    pub const ADDRESSEE: Self = Self(1 << 7);
+    /// Where only a majority serves: the sender votes for it, and for nobody else who has what it
+    /// has.
+    pub const SUPPORTS: Self = Self(1 << 7);
 
     /// Whether all of `flags` are set.
     pub const fn contains(self, flags: Self) -> bool {
@@ -348,14 +355,9 @@ pub(super) fn emit(message: &Message, key: KeyId, datagram: &mut Vec<u8>) {
     writer.u16(MAGIC).u8(VERSION).u8(message.body.kind()).u16(cluster).u8(key.0).u8(slot.get());
     writer.u16(flags.0).u8(share).u8(BUCKETS_LOG2).u16(heartbeat_ms).u16(detection_ms);
     writer.u64(session).u64(seq).u32(sent_us).u32(config.generation).u32(config.hash).u32(staged);
-    let addressee = match message.body {
-        Body::Transfer { to, .. } => Some(to),
-        _ => None,
-    };
-    for (slot, entry) in Slot::all().zip(&message.entries) {
-        let flags = entry.flags.with(EntryFlags::ADDRESSEE, addressee == Some(slot));
+    for entry in &message.entries {
         writer.u16(entry.tag).u16(entry.ack).u16(entry.known);
-        writer.u8(entry.transfer_out).u8(entry.transfer_accepted).u8(flags.0).u8(entry.share);
+        writer.u8(entry.transfer_out).u8(entry.transfer_accepted).u8(entry.flags.0).u8(entry.share);
     }
     match &message.body {
         Body::Heartbeat { claims: buckets }
@@ -431,7 +433,7 @@ fn parse_header(reader: &mut Reader<'_>, cluster: u16) -> Result<(u8, Header), O
     Ok((kind, header))
 }
 
-/// All entries, and the slots that are marked as addressees.
+/// All entries, and the slots that something is being handed to.
 fn parse_entries(reader: &mut Reader<'_>) -> Option<([Entry; SLOTS], SlotSet)> {
     let mut entries = [Entry::default(); SLOTS];
     let mut addressees = SlotSet::EMPTY;
@@ -445,9 +447,8 @@ fn parse_entries(reader: &mut Reader<'_>) -> Option<([Entry; SLOTS], SlotSet)> {
             flags: EntryFlags(reader.u8()?),
             share: reader.u8()?,
         };
-        if entry.flags.contains(EntryFlags::ADDRESSEE) {
+        if entry.transfer_out != 0 {
             addressees.insert(slot);
-            entry.flags.0 &= !EntryFlags::ADDRESSEE.0;
         }
     }
     Some((entries, addressees))

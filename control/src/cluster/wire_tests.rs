@@ -52,7 +52,7 @@ fn entries() -> impl Strategy<Value = Entry> {
             known,
             transfer_out: out,
             transfer_accepted: accepted,
-            flags: EntryFlags(flags & !EntryFlags::ADDRESSEE.0),
+            flags: EntryFlags(flags),
             share,
         }
     })
@@ -79,7 +79,13 @@ fn messages() -> impl Strategy<Value = Message> {
         MacAddr([a & 0xfe, b, c, d, e, f])
     }));
     (headers(), vec(entries(), SLOTS), bodies(), macs).prop_map(|(header, entries, body, mac)| {
-        Message { header, entries: entries.try_into().unwrap(), body, mac }
+        let mut entries: [Entry; SLOTS] = entries.try_into().unwrap();
+        if let Body::Transfer { to, .. } = body {
+            for (slot, entry) in Slot::all().zip(&mut entries) {
+                entry.transfer_out = u8::from(slot == to) * entry.transfer_out.max(1);
+            }
+        }
+        Message { header, entries, body, mac }
     })
 }
 

@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex};
 
 use vipdp::cluster::auth::{KEY_LEN, KeyId, Keyring, OpenError, open, seal};
 use vipdp::cluster::config::{ClusterConfig, ConfigId, Member, Parameters, Partition, Timing};
-use vipdp::cluster::node::{Alarm, Destination, Input, Life, Node, Output};
-use vipdp::cluster::wire::{Body, Message};
+use vipdp::cluster::node::{Alarm, Destination, Input, Life, Node, Output, State};
+use vipdp::cluster::wire::{Body, Header, Message};
 use vipdp_core::bucket::{BUCKETS, Bucket};
 use vipdp_core::slot::Slot;
 use vipdp_core::snapshot::{Holding, Holdings};
@@ -31,6 +31,15 @@ use crate::link::Link;
 use crate::news::News;
 use crate::random::Random;
 use crate::{MS, SECOND};
+
+/// What befalls a node where only some may serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fence {
+    /// It must not serve.
+    Shut,
+    /// It may serve again, after the hold.
+    Open,
+}
 
 /// The number of the cluster that all nodes here belong to.
 pub const CLUSTER: u16 = 7;
@@ -189,6 +198,8 @@ pub struct Network {
     pub silence_min: u64,
     /// The silences so far, from and to.
     pub silences: Vec<(u64, u64)>,
+    /// When nodes were fenced, and when they were let in again.
+    pub fences: Vec<(u64, Fence)>,
     /// The times in which nodes stood still.
     pub stops: Vec<Stop>,
     /// What happened, line by line, if it is to be kept.
@@ -221,6 +232,7 @@ impl Network {
             repeats: Vec::new(),
             silence_min: u64::MAX,
             silences: Vec::new(),
+            fences: Vec::new(),
             stops: Vec::new(),
             trace: None,
             config,
@@ -253,6 +265,7 @@ impl Network {
         self.coverage.reset();
         self.link.losses_in_a_row = 0;
         self.silences.clear();
+        self.fences.clear();
         self.stops.clear();
         self.repeats.clear();
         if let Some(leases) = &mut self.leases {
@@ -350,7 +363,14 @@ impl Network {
         let host = self.host(number);
         if host.paused.is_none() {
             let local = host.clock.local(now);
+            let before = host.node.state();
             host.node.step(local, input, &mut outputs);
+            let after = host.node.state();
+            if before != after && after == State::Fenced {
+                self.fences.push((now, Fence::Shut));
+            } else if before != after && before == State::Fenced {
+                self.fences.push((now, Fence::Open));
+            }
             self.execute(number, &mut outputs);
         }
         outputs.clear();
@@ -525,6 +545,10 @@ impl Network {
             self.silences.push((now - silence, now));
         }
         let (refused, claims) = (host.refused.values().sum::<u64>(), host.claims);
+        self.tell(to, || {
+            let Header { slot, seq, flags, share, .. } = header;
+            format!("hears {seq} of {slot}, share {share}, {flags:?}")
+        });
         self.input(to, Input::Message(message));
         let host = self.host(to);
         let refused = host.refused.values().sum::<u64>() > refused;

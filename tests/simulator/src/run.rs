@@ -10,7 +10,7 @@ use vipdp_core::wire::ethernet::MacAddr;
 
 use crate::check::{Bounds, Check, History, Violation};
 use crate::clock::EPOCH;
-use crate::network::{Network, config, keyring, parameters, slot};
+use crate::network::{Fence, Network, config, keyring, parameters, slot};
 use crate::random::Random;
 use crate::scenario::{Act, D, Edition, Expect, H, Scenario, Script, Settles, Step, TIMING, Who};
 use crate::{MS, SECOND};
@@ -476,12 +476,10 @@ impl<'a> Run<'a> {
             }
             self.network.run(2 * MS);
         }
-        let (at, silences) = (self.network.now, self.network.silences.len());
+        let faults = |run: &Self| (run.network.silences.len(), run.network.fences.len());
+        let (at, before) = (self.network.now, faults(self));
         self.network.run(D + 4 * H);
-        // A majority that does not acknowledge for D - h/2 is a fault too: it fences.
-        let unacknowledged = self.scenario.partition == Partition::Majority
-            && self.network.link.losses_in_a_row + 1 >= u64::from(TIMING.multiplier);
-        let quiet = self.network.silences.len() == silences && !unacknowledged;
+        let quiet = faults(self) == before;
         let settles = self.rule_of_settling() != Check::One;
         if quiet && settles && self.settled_at.is_some() && self.network.coverage.changed_at > at {
             self.fail("F1", format!("buckets moved after all was settled at {}", at - EPOCH));
@@ -525,6 +523,11 @@ impl<'a> Run<'a> {
         let start = self.bounds().silence_ns();
         let heard = self.network.silences.iter().flat_map(|&(from, to)| [from + start, to]);
         acts.extend(heard);
+        // One that was fenced gives up all it has, and takes it back after the hold.
+        acts.extend(self.network.fences.iter().flat_map(|&(at, fence)| match fence {
+            Fence::Shut => [at, at],
+            Fence::Open => [at, at + TIMING.hold_ns],
+        }));
         acts.sort_unstable();
         let mut disturbed = self.disturbed.clone();
         disturbed.extend(self.disturbed_since.map(|since| (since, now)));

@@ -340,7 +340,8 @@ fn networks() -> Vec<Scenario> {
             ..Scenario::new("chaos-majority", &[3, 4, 5], Vec::new())
         }
         .partition(Partition::Majority)
-        .settles(Settles::Damped(DAMPED)),
+        .settles(Settles::Damped(DAMPED))
+        .check(Check::S4),
     ]
 }
 

@@ -6,7 +6,6 @@ use vipdp_core::slot::{SLOTS, Slot};
 
 use super::{Node, Output};
 use crate::cluster::config::SlotSet;
-use crate::cluster::wire::NodeFlags;
 
 impl Node {
     /// Buries those of whom nothing new was known for D, and forgets sessions that never joined.
@@ -60,11 +59,7 @@ impl Node {
     /// fenced own nothing, so they keep nobody out.
     pub(super) fn update_clique(&mut self) {
         let mut rows = [SlotSet::EMPTY; SLOTS];
-        let owns = |flags: NodeFlags| {
-            !flags.contains(NodeFlags::LISTEN) && !flags.contains(NodeFlags::FENCED)
-        };
-        let lives = |&slot: &Slot| self.peer(slot).alive && owns(self.peer(slot).flags);
-        let mut live: SlotSet = self.others().filter(lives).collect();
+        let mut live: SlotSet = self.others().filter(|&slot| self.peer(slot).may_own()).collect();
         for slot in live.iter() {
             rows[slot.index()] = self.peer(slot).hears;
             if !self.peer(slot).knows_me {

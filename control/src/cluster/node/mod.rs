@@ -21,6 +21,7 @@
 //! transfer   planned moves
 //! phase      listening, hold, drain, damping, fencing, configurations, a late loop
 //! send       messages out, acknowledged leases
+//! vote       who may serve where only a majority does
 //! view       what is told to operators
 //! ```
 //!
@@ -44,6 +45,7 @@ mod send;
 mod targets;
 mod transfer;
 mod view;
+mod vote;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -96,6 +98,10 @@ pub struct Node {
     willing: bool,
     gateway: bool,
     fenced: bool,
+    /// Whether an operator was told of it.
+    fence_told: bool,
+    /// The time up to which a majority was last found to know that this node was alive.
+    majority_at: u64,
     /// Since when another node, or another start of this one, has this node's place.
     superseded: Option<u64>,
     share: u8,
@@ -295,6 +301,8 @@ impl Node {
             willing: true,
             gateway: false,
             fenced: false,
+            fence_told: false,
+            majority_at: now_ns,
             superseded: None,
             share: 0,
             defended_at: None,
@@ -335,6 +343,8 @@ impl Node {
     pub fn step(&mut self, now_ns: u64, input: Input, out: &mut Vec<Output>) {
         self.now = self.now.max(now_ns);
         self.doubt_if_late(out);
+        // Before what was heard: a lease that has run out does not come back to life.
+        self.fence_if_voted_out(out);
         let ticks = matches!(input, Input::Tick);
         match input {
             Input::Message(message) => self.receive(&message, out),
@@ -376,6 +386,7 @@ impl Node {
         self.fence_if_cut_off(ticks, out);
         self.update_share(ticks);
         self.update_clique();
+        self.update_support(ticks);
         self.update_claimed();
         if self.serves() {
             self.update_targets();

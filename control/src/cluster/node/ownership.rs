@@ -52,14 +52,14 @@ impl Node {
 
     /// What others claim so that this node must not: those that are alive, heard or relayed, and
     /// that hear somebody here, so that they will give way if they should. A node that is deaf
-    /// cannot be waited for.
+    /// cannot be waited for; where only a majority serves, it will be fenced.
     fn claims_that_bind(&self) -> BucketSet {
         let mut near = self.clique;
         near.insert(self.me);
         let mut claims = BucketSet::EMPTY;
         for slot in self.others().filter(|&slot| self.peer(slot).alive) {
             let peer = self.peer(slot);
-            if peer.hears.intersects(near) {
+            if if self.votes() { peer.may_own() } else { peer.hears.intersects(near) } {
                 claims.insert_all(&peer.claims);
             }
         }
@@ -223,18 +223,16 @@ impl Node {
     /// When a cluster starts as a whole, nobody claims anything while others still listen: they
     /// would find it taken, and would have to wait out the hold.
     fn waits_for_others_to_start(&self) -> bool {
-        let listens = |slot| {
-            let flags = self.peer(slot).flags;
-            self.hears(slot) && flags.contains(crate::cluster::wire::NodeFlags::LISTEN)
-        };
-        self.now < self.cold_until && !self.anybody_claims() && self.others().any(listens)
+        let starts = |slot| self.hears(slot) && !self.peer(slot).may_own();
+        self.now < self.cold_until && !self.anybody_claims() && self.others().any(starts)
     }
 
     /// Candidate -> Owner: all that this node hears of, be it from others, have said, since they know that it is
     /// candidate, that they do not claim the bucket, and none that comes before it is candidate
-    /// too. After 2h it goes without the answers.
+    /// too. After 2h it goes without the answers, but not where it needs a majority's votes.
     fn claim_what_is_clear(&mut self, ticks: bool, out: &mut Vec<Output>) {
         let patience = 2 * self.timing.heartbeat_ns;
+        let votes = self.votes();
         let barrier: Vec<_> = self
             .others()
             .map(|slot| self.peer(slot))
@@ -243,11 +241,12 @@ impl Node {
             .collect();
         let mut won = BucketSet::EMPTY;
         for cohort in &self.cohorts {
-            let answered = match cohort.seq {
+            let clear = match cohort.seq {
+                Some(seq) if votes => self.is_elected(seq),
                 Some(seq) => barrier.iter().all(|&acked| acked >= seq),
-                None => barrier.is_empty(),
+                None => barrier.is_empty() && !votes,
             };
-            if answered || ticks && self.now >= cohort.since + patience {
+            if clear || !votes && ticks && self.now >= cohort.since + patience {
                 won.insert_all(&cohort.buckets);
             }
         }

@@ -61,6 +61,19 @@ pub(super) struct Peer {
     /// The highest of my sequence numbers that it knows of.
     pub(super) ack_known: u64,
 
+    /// Whether it votes for me, as of its last message.
+    pub(super) supports_me: bool,
+    /// The highest of my sequence numbers that it knew of when it said so.
+    pub(super) ack_supported: u64,
+    /// Those that may own something, as of its last message: alive, not listening and not fenced.
+    pub(super) sees: SlotSet,
+    /// Whether I vote for it.
+    pub(super) supported: bool,
+    /// Until when my last vote for it may be counted on, though I vote for it no more.
+    pub(super) supported_until: u64,
+    /// Since when I vote for it though it is not in the clique.
+    pub(super) outside_since: Option<u64>,
+
     /// The buckets that it answers for: owned, or being handed over.
     pub(super) claims: BucketSet,
     /// Whether it was handing any of them over when it told.
@@ -69,8 +82,11 @@ pub(super) struct Peer {
     pub(super) claims_heard: bool,
     /// The highest of my sequence numbers that it had heard when it told `claims`.
     pub(super) claims_ack: u64,
-    /// The buckets that it is candidate for; all, if it is candidate and nobody knows yet for which.
+    /// The buckets that it may be candidate for, or have claimed since its last heartbeat; all, if
+    /// it is candidate and nobody knows yet for which.
     pub(super) candidacy: Option<BucketSet>,
+    /// Those that it last said it is candidate for.
+    pub(super) candidacy_told: Option<BucketSet>,
 
     /// The last batch that I handed to it.
     pub(super) out_number: u8,
@@ -146,6 +162,7 @@ impl Peer {
         self.pending = None;
         (self.knows_me, self.knew_me, self.says_dead_since) = (false, false, None);
         (self.ack_heard, self.ack_known, self.claims_ack) = (0, 0, 0);
+        (self.supports_me, self.ack_supported) = (false, 0);
         (self.out_number, self.in_number) = (0, 0);
     }
 
@@ -154,8 +171,15 @@ impl Peer {
         self.alive = false;
         self.claims = BucketSet::EMPTY;
         self.claims_heard = false;
-        self.candidacy = None;
+        (self.candidacy, self.candidacy_told) = (None, None);
         self.suppresses_me = false;
+        // Its lease has run out, as far as it came by my vote.
+        (self.supported, self.supported_until, self.outside_since) = (false, 0, None);
+    }
+
+    /// Whether it may own anything, as of the last that is known of it.
+    pub(super) fn may_own(&self) -> bool {
+        self.alive && self.flags.may_own()
     }
 }
 

@@ -63,6 +63,8 @@ impl Node {
         let known = |slot| self.mutual(slot) && self.peer(slot).claims_heard;
         if ticks && self.now >= until || all.into_iter().all(known) && self.session_is_known() {
             self.listen_until = None;
+            // Nobody votes for one that only listens.
+            self.fenced |= self.votes();
             self.hold_if_anybody_claims();
             self.beat_now = true;
             self.unsettled = true;
@@ -162,19 +164,24 @@ impl Node {
         }
         let fenced = match self.config.partition() {
             Partition::None => false,
-            Partition::Majority if ticks => {
-                let patience = self.detection_ns() - self.timing.heartbeat_ns / 2;
-                self.majority_lease().is_none_or(|since| self.now > since + patience)
-            }
-            Partition::Majority => self.fenced,
+            Partition::Majority => self.fenced && !(ticks && self.majority_knows_me()),
             Partition::Gateway => !self.gateway || self.reported_dead(),
         };
+        self.set_fenced(fenced, out);
+    }
+
+    /// Fences this node, or lets it serve again.
+    pub(super) fn set_fenced(&mut self, fenced: bool, out: &mut Vec<Output>) {
         if fenced == self.fenced {
             return;
         }
         self.fenced = fenced;
         self.beat_now = true;
-        out.push(Output::Alarm(Alarm::Fenced(fenced)));
+        self.unsettled = true;
+        if fenced != self.fence_told {
+            self.fence_told = fenced;
+            out.push(Output::Alarm(Alarm::Fenced(fenced)));
+        }
         if fenced {
             self.release_all(out);
         } else {

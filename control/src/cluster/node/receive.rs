@@ -108,6 +108,8 @@ impl Node {
             .collect();
         let peer = self.peer_mut(header.slot);
         let was_heard = peer.alive && peer.heard_seq > 0;
+        let is_heartbeat = matches!(message.body, Body::Heartbeat { .. });
+        let missed = header.seq != peer.heard_seq + 1;
         peer.heard_seq = header.seq;
         peer.heard_at = now;
         peer.advance(header.seq, now);
@@ -119,11 +121,17 @@ impl Node {
         (peer.config, peer.staged) = (header.config, header.staged);
         peer.heartbeat_ms = header.heartbeat_ms;
         peer.mac = message.mac.or(peer.mac);
-        if header.flags.contains(NodeFlags::CANDIDATE) {
-            peer.candidacy.get_or_insert(BucketSet::FULL);
-        } else if matches!(message.body, Body::Heartbeat { .. }) {
-            // One that is candidate no more may be owner instead, and only a heartbeat tells.
-            peer.candidacy = None;
+        if matches!(message.body, Body::Candidate { .. }) {
+            // It says for what.
+        } else if header.flags.contains(NodeFlags::CANDIDATE) {
+            // A message that was missed may have said that it is candidate for others.
+            if missed || peer.candidacy.is_none() {
+                (peer.candidacy, peer.candidacy_told) = (Some(BucketSet::FULL), None);
+            } else if is_heartbeat && peer.candidacy_told.is_some() {
+                peer.candidacy.clone_from(&peer.candidacy_told);
+            }
+        } else if is_heartbeat {
+            (peer.candidacy, peer.candidacy_told) = (None, None);
         }
         let differs = header.config != mine && header.config.generation == mine.generation;
         if differs && !peer.mismatch_reported {
@@ -149,6 +157,7 @@ impl Node {
             let superseded = peer.knew_me && entry.tag != 0;
             peer.says_dead_since = None;
             peer.suppresses_me = false;
+            peer.supports_me = false;
             self.unsettled |= knew_me;
             if superseded {
                 self.give_way(out);
@@ -159,6 +168,10 @@ impl Node {
         let own = |low| widen(low, seq).filter(|&acked| acked <= seq);
         peer.ack_heard = peer.ack_heard.max(own(entry.ack).unwrap_or(0));
         peer.ack_known = peer.ack_known.max(own(entry.known).unwrap_or(0));
+        peer.supports_me = entry.flags.contains(EntryFlags::SUPPORTS);
+        if peer.supports_me {
+            peer.ack_supported = peer.ack_supported.max(own(entry.known).unwrap_or(0));
+        }
         if entry.flags.contains(EntryFlags::ALIVE) {
             peer.says_dead_since = None;
         } else {
@@ -179,6 +192,12 @@ impl Node {
     fn hear_of_others(&mut self, message: &Message) {
         let (now, from) = (self.now, message.header.slot);
         let mut changed = false;
+        self.peer_mut(from).sees = Slot::all()
+            .zip(&message.entries)
+            .filter(|(_, entry)| entry.flags.contains(EntryFlags::ALIVE))
+            .filter(|(_, entry)| entry.flags.relayed().may_own())
+            .map(|(slot, _)| slot)
+            .collect();
         for slot in self.others().filter(|&slot| slot != from) {
             let entry = message.entries[slot.index()];
             let peer = self.peer_mut(slot);
@@ -213,7 +232,11 @@ impl Node {
                 self.hear_claims(from, claims, hands_over);
             }
             Body::Candidate { buckets } => {
-                self.peer_mut(from).candidacy = Some(buckets.clone());
+                // One that is candidate for a bucket no more may be its owner instead, and only a
+                // heartbeat tells.
+                let peer = self.peer_mut(from);
+                peer.candidacy.get_or_insert_default().insert_all(buckets);
+                peer.candidacy_told = Some(buckets.clone());
                 self.unsettled = true;
             }
             Body::Transfer { to, buckets } if *to == self.me => {

@@ -5,7 +5,6 @@ use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{Holding, Holdings};
 
 use super::{Destination, Node, Output};
-use crate::cluster::config::Partition;
 use crate::cluster::wire::{
     Body, Entry, EntryFlags, Header, Message, NodeFlags, proof, session_tag,
 };
@@ -119,28 +118,21 @@ impl Node {
     pub(super) fn lease_until(&self) -> u64 {
         let lease = self.detection_ns() - self.timing.heartbeat_ns;
         let own = self.now + lease;
-        if self.config.partition() == Partition::Majority {
+        if self.votes() {
             own.min(self.majority_lease().map_or(0, |since| since + lease))
         } else {
             own
         }
     }
 
-    /// The time of which more than half of the members, this one included, know that this node was
-    /// alive.
-    pub(super) fn majority_lease(&self) -> Option<u64> {
-        let members = self.config.present();
-        let mut times: Vec<_> = members
-            .iter()
-            .filter_map(|slot| if slot == self.me { Some(self.now) } else { self.acked_at(slot) })
-            .collect();
-        times.sort_unstable_by(|a, b| b.cmp(a));
-        times.get(members.len() / 2).copied()
-    }
-
     /// When the last message was sent that `slot` is known to know of.
     fn acked_at(&self, slot: Slot) -> Option<u64> {
-        self.sent.get(self.peer(slot).ack_known, self.seq)
+        self.sent_at(self.peer(slot).ack_known)
+    }
+
+    /// When the message `seq` was sent.
+    pub(super) fn sent_at(&self, seq: u64) -> Option<u64> {
+        self.sent.get(seq, self.seq)
     }
 
     /// Whether `slot` cannot have taken this node for dead, as far as `within` tells.
@@ -251,6 +243,9 @@ impl Node {
         let mut entries = [Entry::default(); SLOTS];
         for slot in self.others() {
             entries[slot.index()] = self.entry(slot);
+            if matches!(body, Body::Transfer { to, .. } if to != slot) {
+                entries[slot.index()].transfer_out = 0;
+            }
         }
         let message = Box::new(Message { header, entries, body, mac: self.own_mac });
         out.push(Output::Send { to, message });
@@ -259,7 +254,7 @@ impl Node {
 
     /// What this node knows of `slot`.
     fn entry(&mut self, slot: Slot) -> Entry {
-        let (now, hears) = (self.now, self.hears(slot));
+        let (now, hears, votes) = (self.now, self.hears(slot), self.votes());
         let peer = self.peer_mut(slot);
         let suppressed = peer.penalty.suppressed(now);
         Entry {
@@ -272,6 +267,7 @@ impl Node {
                 .with(EntryFlags::HEARS, hears)
                 .with(EntryFlags::ALIVE, peer.alive)
                 .with(EntryFlags::SUPPRESSED, suppressed)
+                .with(EntryFlags::SUPPORTS, votes && peer.supported)
                 .relaying(peer.flags),
             share: peer.share,
         }

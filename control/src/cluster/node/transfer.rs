@@ -131,6 +131,9 @@ impl Node {
         if !self.lease_holds(from, self.detection_ns() - half_beat) {
             return;
         }
+        if self.votes() && self.is_asked_for(buckets, from) {
+            return;
+        }
         let peer = self.peer_mut(from);
         peer.in_number = number;
         let mut fresh = buckets.clone();
