@@ -55,6 +55,8 @@ pub struct History {
     /// Times of D or more in which one running node had no news of another, from and to: somebody
     /// had reason to take another for dead. They are faults, whatever they come from.
     pub silences: Vec<(u64, u64)>,
+    /// When nodes lost the right to serve, got it back, and took up what they had given up.
+    pub fences: Vec<u64>,
     /// From when on it was asked whether all is where it belongs.
     pub asked_at: u64,
     /// When all was where it belongs, if it ever was.
@@ -327,7 +329,8 @@ fn moves_twice(history: &History, bounds: &Bounds) -> Found {
         for bucket in step.buckets.iter() {
             let moves = &mut moves_of[bucket.index()];
             moves.retain(|earlier| step.at < earlier.at + bounds.hold);
-            let acted = last_act(history, step.at);
+            let fences = history.fences.iter().copied().filter(|&fence| fence <= step.at);
+            let acted = last_act(history, step.at).max(fences.max().unwrap_or(0));
             if let Some(before) = moves.last().filter(|before| acted <= before.at) {
                 let apart = ms(step.at - before.at);
                 if step.at > before.at + agreement {
@@ -509,7 +512,9 @@ mod tests {
         assert!(!holds(Check::F1, &twice));
         assert!(holds(Check::F1, &moved(vec![step(1000, 1, true), step(3500, 2, true)])));
         assert!(holds(Check::F1, &moved(vec![step(1000, 1, false), step(2500, 2, true)])));
-        assert!(holds(Check::F1, &History { acts: vec![2000 * MS], ..twice }));
+        assert!(holds(Check::F1, &History { acts: vec![2000 * MS], ..twice.clone() }));
+        assert!(holds(Check::F1, &History { fences: vec![2000 * MS], ..twice.clone() }));
+        assert!(!holds(Check::F1, &History { fences: vec![500 * MS, 3000 * MS], ..twice }));
         assert!(!holds(Check::Steady, &moved(vec![step(1000, 1, false)])));
         assert!(holds(Check::Steady, &moved(Vec::new())));
     }

@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex};
 
 use vipdp::cluster::auth::{KEY_LEN, KeyId, Keyring, OpenError, open, seal};
 use vipdp::cluster::config::{ClusterConfig, ConfigId, Member, Parameters, Partition, Timing};
-use vipdp::cluster::node::{Alarm, Destination, Input, Life, Node, Output, State};
+use vipdp::cluster::node::{
+    Alarm, Destination, Input, Life, MemberView, Node, Output, State, View,
+};
 use vipdp::cluster::wire::{Body, Header, Message};
 use vipdp_core::bucket::{BUCKETS, Bucket};
 use vipdp_core::slot::Slot;
@@ -35,6 +37,8 @@ use crate::{MS, SECOND};
 /// What befalls a node where only some may serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fence {
+    /// Its lease has run out, because it stands still or nobody acknowledges.
+    Lapse,
     /// It must not serve.
     Shut,
     /// It may serve again, after the hold.
@@ -461,6 +465,17 @@ impl Network {
         matches!(member.life, Life::Heard | Life::Relayed)
     }
 
+    /// How many running nodes others take for dead, each for itself.
+    pub fn doubts(&self) -> usize {
+        let runs = |slot: Slot| self.hosts.get(slot.index()).is_some_and(Option::is_some);
+        let views = self.hosts.iter().flatten().map(|host| host.node.view());
+        let dead = |view: View| {
+            let dead = |member: &&MemberView| member.life == Life::Dead && runs(member.slot);
+            view.members.iter().filter(dead).count()
+        };
+        views.map(dead).sum()
+    }
+
     /// How often a reason to refuse was told by a node.
     pub fn refused(&mut self, number: usize, why: OpenError) -> u64 {
         self.host(number).refused.get(&why.index()).copied().unwrap_or(0)
@@ -496,6 +511,7 @@ impl Network {
             Event::LeaseEnd { node, until } => {
                 if self.hosts[node].as_ref().is_some_and(|host| host.lease_until == until) {
                     self.tell(node, || "its lease ends".into());
+                    self.fences.push((self.now, Fence::Lapse));
                     self.invalidate(node);
                 }
             }

@@ -83,6 +83,8 @@ struct Run<'a> {
     /// From when on all is to come to where it belongs.
     asked_at: u64,
     settled_at: Option<u64>,
+    /// Whether nothing befell anybody after all was settled.
+    quiet: bool,
     violations: Vec<Violation>,
 }
 
@@ -128,6 +130,7 @@ impl<'a> Run<'a> {
             nobody_since: None,
             asked_at: 0,
             settled_at: None,
+            quiet: true,
             violations: Vec::new(),
         }
     }
@@ -476,10 +479,13 @@ impl<'a> Run<'a> {
             }
             self.network.run(2 * MS);
         }
-        let faults = |run: &Self| (run.network.silences.len(), run.network.fences.len());
+        let faults = |run: &Self| {
+            (run.network.silences.len(), run.network.fences.len(), run.network.doubts())
+        };
         let (at, before) = (self.network.now, faults(self));
         self.network.run(D + 4 * H);
-        let quiet = faults(self) == before;
+        self.quiet = faults(self) == before;
+        let quiet = self.quiet;
         let settles = self.rule_of_settling() != Check::One;
         if quiet && settles && self.settled_at.is_some() && self.network.coverage.changed_at > at {
             self.fail("F1", format!("buckets moved after all was settled at {}", at - EPOCH));
@@ -523,11 +529,6 @@ impl<'a> Run<'a> {
         let start = self.bounds().silence_ns();
         let heard = self.network.silences.iter().flat_map(|&(from, to)| [from + start, to]);
         acts.extend(heard);
-        // One that was fenced gives up all it has, and takes it back after the hold.
-        acts.extend(self.network.fences.iter().flat_map(|&(at, fence)| match fence {
-            Fence::Shut => [at, at],
-            Fence::Open => [at, at + TIMING.hold_ns],
-        }));
         acts.sort_unstable();
         let mut disturbed = self.disturbed.clone();
         disturbed.extend(self.disturbed_since.map(|since| (since, now)));
@@ -551,6 +552,13 @@ impl<'a> Run<'a> {
             nobody: std::mem::take(&mut self.nobody),
             stops: std::mem::take(&mut self.network.stops),
             silences: self.network.silences.clone(),
+            // One that was fenced gives up all it has, and takes it back after the hold.
+            fences: (self.network.fences.iter())
+                .flat_map(|&(at, fence)| match fence {
+                    Fence::Lapse | Fence::Shut => vec![at],
+                    Fence::Open => vec![at, at + TIMING.hold_ns],
+                })
+                .collect(),
             asked_at: self.asked_at,
             settled_at: self.settled_at,
             shares: shares.collect(),
@@ -569,7 +577,7 @@ impl<'a> Run<'a> {
         }
         checks.extend(&self.scenario.checks);
         checks.push(settling);
-        if matches!(settling, Check::L4 { .. }) && history.settled_at.is_some() {
+        if matches!(settling, Check::L4 { .. }) && history.settled_at.is_some() && self.quiet {
             checks.push(Check::B1);
         }
         for check in checks {
