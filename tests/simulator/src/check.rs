@@ -29,6 +29,8 @@ pub struct Bounds {
     pub rho_ppm: u64,
     /// k, the most losses in a row on any one way.
     pub losses: u64,
+    /// Whether only a majority serves, by votes.
+    pub votes: bool,
 }
 
 /// What was seen in a run.
@@ -127,13 +129,13 @@ impl Bounds {
         time + time * 2 * self.rho_ppm / 1_000_000
     }
 
-    /// S1: 2h + 2 delta + tick, and h per loss in a row.
+    /// S1: 2h + 2 delta + tick, and h per loss in a row, on either way.
     ///
     /// PROTOCOL.md has one delta: but each of two that have not heard each other must first hear
     /// the other, and then hear that it is heard, which takes one delay each; and the first
     /// heartbeat may come a tick late.
     pub fn dual_ns(&self) -> u64 {
-        self.own(2 * self.h + self.losses * self.h) + 2 * self.delta + self.tick
+        self.own(2 * self.h + 2 * self.losses * self.h) + 2 * self.delta + self.tick
     }
 
     /// L1: D + 3h + delta + tick, and h per loss in a row.
@@ -197,7 +199,7 @@ impl Check {
             Self::Lapse { stopped_ns } => {
                 longest_gap_outlasts(history, bounds.lapse_ns(stopped_ns))
             }
-            Self::L3 => gap_outlasts(history, bounds.orphan_ns()),
+            Self::L3 => orphaned(history, bounds),
             Self::L4 { more_ns } => settles_late(history, bounds.settle_ns() + more_ns),
             Self::One => settles_late(history, bounds.orphan_ns()),
             Self::F1 => moves_twice(history, bounds),
@@ -296,6 +298,21 @@ fn gap_outlasts(history: &History, bound: u64) -> Found {
     })
 }
 
+/// L3. Where only a majority serves, a bucket waits for the answer of everybody who may have it: one
+/// that is alive, but that the candidate does not hear, must first be missed, for 3D, lose its
+/// votes, after 4D, and then its lease.
+fn orphaned(history: &History, bounds: &Bounds) -> Found {
+    let cut = |span: &Span| {
+        let near = |&(from, to): &(u64, u64)| from <= span.to && to + bounds.d >= span.from;
+        history.disturbed.iter().any(near)
+    };
+    let elections = if bounds.votes { bounds.own(8 * bounds.d) } else { 0 };
+    let (cut, whole): (Vec<_>, Vec<_>) = history.spans.iter().cloned().partition(|span| cut(span));
+    let part = |spans| History { spans, ..history.clone() };
+    gap_outlasts(&part(whole), bounds.orphan_ns())
+        .or_else(|| gap_outlasts(&part(cut), bounds.orphan_ns() + elections))
+}
+
 /// L2.
 fn longest_gap_outlasts(history: &History, bound: u64) -> Found {
     of(history, Fault::Gap)
@@ -314,12 +331,13 @@ fn settles_late(history: &History, bound: u64) -> Found {
 
 /// F1. A bucket that has moved without need stays for the hold, unless something happens.
 ///
-/// Moves that follow one another within 4h, and h per loss in a row, are one: nodes hear of a
-/// change at different moments, and one that was handed what it should not have passes it on. But
+/// Moves that follow one another within 4h, and 2h per loss in a row, are one: nodes hear of a
+/// change at different moments, and one that was handed what it should not have passes it on, with
+/// the batch after the one that is under way. But
 /// it never comes back to one that it has left. What moves while not all are connected, and until
 /// they can have agreed thereafter, D + 4h and h per loss in a row, is not without need.
 fn moves_twice(history: &History, bounds: &Bounds) -> Found {
-    let agreement = bounds.own((4 + bounds.losses) * bounds.h) + bounds.delta;
+    let agreement = bounds.own((4 + 2 * bounds.losses) * bounds.h) + bounds.delta;
     let in_need = |step: &Move| {
         let until = |to: u64| to + bounds.d + agreement;
         history.disturbed.iter().any(|&(from, to)| from <= step.at && step.at <= until(to))
@@ -390,6 +408,7 @@ mod tests {
         tick: H / 8,
         rho_ppm: 200,
         losses: 0,
+        votes: false,
     };
 
     fn buckets() -> BucketSet {

@@ -556,10 +556,6 @@ impl Network {
         let taken = host.taken.get(&header.session).copied().unwrap_or(0);
         let stale = self.ended.get(&header.session).is_some_and(|&end| end < host.started_at);
         let repeated = header.seq <= taken || stale;
-        let silence = host.news.hear(&packet.news, now);
-        if silence >= self.silence_min {
-            self.silences.push((now - silence, now));
-        }
         let (refused, claims) = (host.refused.values().sum::<u64>(), host.claims);
         self.tell(to, || {
             let Header { slot, seq, flags, share, .. } = header;
@@ -571,6 +567,11 @@ impl Network {
         let claimed = host.claims > claims;
         if !refused {
             host.taken.insert(header.session, header.seq.max(taken));
+            // What one does not listen to is no news.
+            let silence = host.news.hear(&packet.news, now);
+            if silence >= self.silence_min {
+                self.silences.push((now - silence, now));
+            }
         }
         if repeated {
             self.repeats.push(Repeat { at: now, node: to, refused, claimed });

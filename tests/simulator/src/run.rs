@@ -71,6 +71,8 @@ struct Run<'a> {
     /// What all are to run in the end.
     config: Arc<ClusterConfig>,
     drained: Vec<bool>,
+    /// When each was last drained.
+    drained_at: Vec<u64>,
     healthy: Vec<bool>,
     reached: Vec<bool>,
     acts: Vec<u64>,
@@ -120,6 +122,7 @@ impl<'a> Run<'a> {
             first,
             config,
             drained: vec![false; count + 1],
+            drained_at: vec![0; count + 1],
             healthy: vec![true; count + 1],
             reached: vec![true; count + 1],
             acts: Vec::new(),
@@ -263,6 +266,13 @@ impl<'a> Run<'a> {
             }
             Act::Drain(who, drain) => {
                 for place in self.awake(who) {
+                    if drain && !self.drained[place] {
+                        self.drained_at[place] = self.network.now;
+                    } else if !drain && self.drained[place] {
+                        // It stays empty for the rest of the hold, and then takes part again.
+                        let hold_ends = self.drained_at[place] + TIMING.hold_ns;
+                        self.acts.push(hold_ends.max(self.network.now));
+                    }
                     self.drained[place] = drain;
                     self.network.input(place, Input::Drain(drain));
                 }
@@ -513,6 +523,7 @@ impl<'a> Run<'a> {
             tick: TICK,
             rho_ppm: self.scenario.drift_ppm,
             losses: self.network.link.losses_in_a_row,
+            votes: self.scenario.partition == Partition::Majority,
         }
     }
 

@@ -292,7 +292,8 @@ impl Node {
                 by((peer.known_at + detection - 2 * beat).max(self.last_poll + beat / 2));
             }
         }
-        for cohort in &self.cohorts {
+        // Where it takes votes, no time is long enough to go without.
+        for cohort in self.cohorts.iter().filter(|_| !self.votes()) {
             by(cohort.since + 2 * beat);
         }
         for time in self.listen_until.into_iter().chain(self.hold_until) {

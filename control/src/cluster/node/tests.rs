@@ -8,6 +8,8 @@ use super::*;
 use crate::cluster::config::{ConfigId, Member, Parameters, Partition};
 use crate::cluster::wire::{Body, Entry, EntryFlags, Header, NodeFlags, proof, session_tag};
 
+mod votes;
+
 const MS: u64 = 1_000_000;
 const H: u64 = 50 * MS;
 const D: u64 = 5 * H;
@@ -55,6 +57,10 @@ struct Puppet {
     accepted: u8,
     /// The batch that it says it is handing to the node.
     handing: u8,
+    /// Whether it votes for the node.
+    supports: bool,
+    /// Whether it says that the other puppet is alive.
+    sees_other: bool,
 }
 
 struct Rig {
@@ -84,6 +90,8 @@ impl Rig {
             config: config.id(),
             accepted: 0,
             handing: 0,
+            supports: true,
+            sees_other: false,
         };
         let node = Node::new(config, slot(0), SESSION, 1, 0);
         let mut rig = Self { node, now: 0, out: Vec::new(), puppets: [puppet; 3], bucket };
@@ -141,14 +149,15 @@ impl Rig {
             transfer_accepted: puppet.accepted,
             flags: EntryFlags::default()
                 .with(EntryFlags::HEARS, puppet.hears)
-                .with(EntryFlags::ALIVE, true),
+                .with(EntryFlags::ALIVE, true)
+                .with(EntryFlags::SUPPORTS, puppet.supports),
             share: self.node.share,
         };
         let other = 3 - usize::from(peer);
         entries[other] = Entry {
             tag: session_tag(self.puppets[other].session),
             known: self.puppets[other].seq as u16,
-            flags: EntryFlags::HEARS,
+            flags: EntryFlags::HEARS.with(EntryFlags::ALIVE, puppet.sees_other),
             ..Entry::default()
         };
         let header = Header {
