@@ -68,6 +68,11 @@ impl Transfer {
         started.into_iter().map(Started::wait).collect()
     }
 
+    /// Whether it has come to an end, be it a good one or not.
+    pub fn is_over(&self) -> bool {
+        self.reader.is_finished()
+    }
+
     /// Waits for the end; what went wrong, if it did.
     pub fn finish(self) -> Result<(), String> {
         self.reader.join().expect("the reader does not panic")

@@ -133,7 +133,8 @@ impl Vipdp {
         status(&self.config)
     }
 
-    fn log(&self) -> String {
+    /// What it has logged.
+    pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
