@@ -81,7 +81,8 @@ listens_tcp() {
 
 # cluster_config: cluster.toml, identical on all nodes.
 cluster_config() {
-    local number
+    local number gateway=
+    [[ $PARTITION != gateway ]] || gateway='gateway = ["192.0.2.1", "2001:db8:53::1"]'
     cat <<END
 id = 53
 generation = 1
@@ -89,7 +90,8 @@ mode = "$MODE"
 vips = ["$VIP4", "$VIP6"]
 key_file = "cluster.key"
 profile = "$PROFILE"
-partition = "none"
+partition = "$PARTITION"
+$gateway
 
 [timing]
 hold_s = $HOLD

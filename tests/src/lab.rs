@@ -40,6 +40,8 @@ pub struct Options {
     pub mac: &'static str,
     /// `direct` or `tap`.
     pub egress: &'static str,
+    /// `none`, `majority` or `gateway`: the router then has an address of each family.
+    pub partition: &'static str,
     /// How long a returning node waits for its buckets, seconds.
     pub hold_s: u32,
     /// Whether vipdp runs on the nodes.
@@ -48,7 +50,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 4, spares: 0, mac: "unicast", egress: "direct", hold_s: 1, has_vipdp: true }
+        Self {
+            nodes: 4,
+            spares: 0,
+            mac: "unicast",
+            egress: "direct",
+            partition: "none",
+            hold_s: 1,
+            has_vipdp: true,
+        }
     }
 }
 
@@ -78,10 +88,10 @@ impl Lab {
         };
         // What a killed test left.
         lab.topology("down");
-        let Options { nodes, spares, mac, egress, hold_s, has_vipdp } = options;
+        let Options { nodes, spares, mac, egress, partition, hold_s, has_vipdp } = options;
         let bare = if *has_vipdp { "" } else { "--no-vipdp" };
         lab.topology(&format!(
-            "up --mode shared-mac --nodes {nodes} --spares {spares} --mac {mac} --egress {egress} --hold {hold_s} {bare}"
+            "up --mode shared-mac --nodes {nodes} --spares {spares} --mac {mac} --egress {egress} --partition {partition} --hold {hold_s} {bare}"
         ));
         lab.say("up");
         lab

@@ -39,6 +39,8 @@ pub struct Node {
     pub state: String,
     /// Whether it takes buckets.
     pub willing: bool,
+    /// `reached`, `unreached`; none unless the node asks for the router.
+    pub gateway: Option<String>,
     /// What is left of its lease, milliseconds.
     pub lease_ms_left: u64,
 }
