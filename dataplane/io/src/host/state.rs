@@ -285,6 +285,22 @@ mod tests {
     }
 
     #[test]
+    fn networks_are_kept_as_text_and_files_without_blackholes_are_read() {
+        let text = r#"{"format": 1, "boot": "b", "pid": 7, "settings": [],
+            "rules": [{"source": "192.0.2.53", "table": 7653, "priority": 7653}]}"#;
+        let mut state = State::parse(text.as_bytes()).unwrap();
+        assert_eq!(state.rules[0].source.0.to_string(), "192.0.2.53");
+        assert!(state.blackholes.is_empty());
+
+        state.blackholes.push(Network("2001:db8:54::/64".parse().unwrap()));
+        let text = serde_json::to_string(&state).unwrap();
+        assert!(text.contains(r#""blackholes":["2001:db8:54::/64"]"#), "{text}");
+        assert_eq!(State::parse(text.as_bytes()), Ok(state));
+        let host = text.replace("54::/64", "54::1/64");
+        assert!(State::parse(host.as_bytes()).unwrap_err().contains("not the network itself"));
+    }
+
+    #[test]
     fn a_file_that_is_not_ours_is_refused_and_stays() {
         for (from, to, reason) in [
             ("\"format\": 1", "\"format\": 2", "its format is 2, not 1"),
