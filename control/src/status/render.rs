@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Display, Write};
 
-use super::{Counts, GatewayState, KernelCounts, MemberState, MemberStatus, NodeState, Status, WorkerStatus};
+use super::{
+    Counts, GatewayState, KernelCounts, MemberState, MemberStatus, NodeState, Status, WorkerStatus,
+};
 
 impl Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

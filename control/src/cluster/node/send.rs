@@ -99,7 +99,9 @@ impl Node {
         if self.table_changed {
             self.table_changed = false;
             let mut holdings = Holdings::owning(&self.owned);
-            for slot in self.others() {
+            // What is offered to two goes to the one that is heard.
+            let (heard, lost): (Vec<_>, Vec<_>) = self.others().partition(|&slot| self.hears(slot));
+            for slot in lost.into_iter().chain(heard) {
                 for bucket in self.peer(slot).out_batch.iter().flat_map(BucketSet::iter) {
                     holdings.set(bucket, Holding::Granted(slot));
                 }

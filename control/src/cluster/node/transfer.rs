@@ -19,6 +19,7 @@ const EXCLUDED_BEATS: u64 = 3;
 impl Node {
     /// Owner -> Yielding: another node should own the bucket and can be reached.
     pub(super) fn grant_to_targets(&mut self) {
+        self.grant_around_cuts();
         let mut astray = self.owned.clone();
         astray.remove_all(self.targets.mine());
         if astray.is_empty() || self.excluded_since.is_some() && !self.long_excluded() {
@@ -49,6 +50,38 @@ impl Node {
         }
     }
 
+    /// Offers what was granted to one that this node has ceased to hear to somebody who hears it:
+    /// nobody else knows whether it has it. It cannot accept it any more, for nothing that it has
+    /// said lately is acknowledged from here.
+    fn grant_around_cuts(&mut self) {
+        for lost in self.others() {
+            let Some(batch) = self.peer(lost).out_batch.clone() else { continue };
+            if self.hears(lost) {
+                continue;
+            }
+            let between = |&slot: &Slot| {
+                self.can_grant_to(slot)
+                    && self.peer(slot).hears.contains(lost)
+                    && self.clique.contains(slot)
+            };
+            if let Some(slot) = self.others().find(between) {
+                self.open_batch(slot, batch);
+            }
+        }
+    }
+
+    /// What those have whom `giver` does not hear and this node does: it may have granted it to
+    /// them before.
+    fn arrived_elsewhere(&self, giver: Slot) -> BucketSet {
+        let mut arrived = BucketSet::EMPTY;
+        for slot in self.others().filter(|&slot| slot != giver && self.hears(slot)) {
+            if !self.peer(giver).hears.contains(slot) {
+                arrived.insert_all(&self.peer(slot).claims);
+            }
+        }
+        arrived
+    }
+
     /// Whether a batch for `slot` may be opened.
     fn can_grant_to(&self, slot: Slot) -> bool {
         let peer = self.peer(slot);
@@ -76,7 +109,15 @@ impl Node {
 
     /// Yielding -> Idle: the taker has echoed, has died or has started anew.
     pub(super) fn close_batch(&mut self, slot: Slot, out: &mut Vec<Output>) {
-        let Some(batch) = self.peer_mut(slot).out_batch.take() else { return };
+        let Some(mut batch) = self.peer_mut(slot).out_batch.take() else { return };
+        if self.peer(slot).alive {
+            // It has them, whomever else they were offered to.
+            self.take_out_of_batches(&batch);
+        } else {
+            for other in self.others() {
+                batch.remove_all(self.peer(other).out_batch.as_ref().unwrap_or(&BucketSet::EMPTY));
+            }
+        }
         self.yielding.remove_all(&batch);
         self.table_changed = true;
         self.unsettled = true;
@@ -110,7 +151,8 @@ impl Node {
     }
 
     /// Idle -> Owner: accepts what `from` hands over, wanted or not, unless it may have given up
-    /// on this node meanwhile. What is not wanted is passed on.
+    /// on this node meanwhile. What is not wanted is passed on; what somebody beyond a cut has
+    /// already is left there.
     pub(super) fn accept(
         &mut self,
         from: Slot,
@@ -138,6 +180,7 @@ impl Node {
         peer.in_number = number;
         let mut fresh = buckets.clone();
         fresh.remove_all(&self.owned);
+        fresh.remove_all(&self.arrived_elsewhere(from));
         self.take_out_of_batches(&fresh);
         for cohort in &mut self.cohorts {
             cohort.buckets.remove_all(&fresh);

@@ -159,3 +159,37 @@ fn a_bucket_that_comes_round_is_taken_back() {
     assert!(rig.said().contains(&"claim"));
     assert_eq!((rig.at(), rig.node.peer(slot(1)).out_number), (Yielding, batch + 1));
 }
+
+/// Granted to one that is not heard any more: another one finds out whether it has arrived.
+#[test]
+fn a_grant_that_is_lost_in_a_cut_goes_by_another_way() {
+    let mut rig = Rig::new([0, 1, 2], Partition::None);
+    rig.bring(Yielding);
+    rig.puppets[2].sees_other = true;
+    // Slot 1 is alive, but its messages end here.
+    for _ in 0..3 * 5 + 1 {
+        rig.puppets[1].seq += 1;
+        rig.pass(H, &[2]);
+    }
+    assert_eq!(rig.at(), Yielding);
+    assert!(!rig.node.hears(slot(1)) && rig.node.peer(slot(1)).alive);
+    assert!(rig.node.peer(slot(2)).out_batch.is_some());
+    rig.puppets[2].accepted = rig.node.peer(slot(2)).out_number;
+    rig.claim(2, &BucketSet::EMPTY);
+    assert_eq!(rig.at(), Idle);
+    assert!(rig.node.peer(slot(1)).out_batch.is_none());
+}
+
+#[test]
+fn what_has_arrived_beyond_a_cut_is_left_there() {
+    let mut rig = Rig::new([1, 0, 2], Partition::None);
+    claims_it(&mut rig, 1);
+    let mut hears = rig.node.peer(slot(2)).hears;
+    hears.remove(slot(1));
+    rig.node.peer_mut(slot(2)).hears = hears;
+    let buckets = rig.just_it();
+    rig.puppets[2].heard = rig.node.seq;
+    rig.node.peer_mut(slot(2)).ack_known = rig.node.seq;
+    rig.node.accept(slot(2), 1, &buckets, &mut Vec::new());
+    assert_eq!((rig.at(), rig.node.peer(slot(2)).in_number), (Idle, 1));
+}
