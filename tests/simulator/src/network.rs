@@ -465,15 +465,15 @@ impl Network {
         matches!(member.life, Life::Heard | Life::Relayed)
     }
 
-    /// How many running nodes others take for dead, each for itself.
-    pub fn doubts(&self) -> usize {
+    /// Since when nodes that run were not heard by others that take them for dead.
+    pub fn doubts(&self) -> Vec<u64> {
         let runs = |slot: Slot| self.hosts.get(slot.index()).is_some_and(Option::is_some);
-        let views = self.hosts.iter().flatten().map(|host| host.node.view());
-        let dead = |view: View| {
-            let dead = |member: &&MemberView| member.life == Life::Dead && runs(member.slot);
-            view.members.iter().filter(dead).count()
+        let doubted = |view: View| {
+            let dead = |member: &MemberView| member.life == Life::Dead && runs(member.slot);
+            let members = view.members.into_iter().filter(dead);
+            members.map(|member| self.now - member.heard_ago_ns.unwrap_or(0)).collect::<Vec<_>>()
         };
-        views.map(dead).sum()
+        self.hosts.iter().flatten().flat_map(|host| doubted(host.node.view())).collect()
     }
 
     /// How often a reason to refuse was told by a node.

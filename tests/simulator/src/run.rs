@@ -463,8 +463,9 @@ impl<'a> Run<'a> {
             Settles::Damped(more) => more,
             Settles::InTime => 0,
         };
-        // Who stands still wakes up first.
-        let last = self.acts.iter().copied().max().unwrap_or(0);
+        // Who stands still wakes up first, and what is under way arrives.
+        let ends = self.disturbed.iter().map(|&(_, to)| to);
+        let last = self.acts.iter().copied().chain(ends).max().unwrap_or(0);
         self.advance_to(last + MS);
         self.asked_at = self.network.now;
         let settled = |run: &Self| match run.rule_of_settling() {
@@ -490,7 +491,7 @@ impl<'a> Run<'a> {
             self.network.run(2 * MS);
         }
         let faults = |run: &Self| {
-            (run.network.silences.len(), run.network.fences.len(), run.network.doubts())
+            (run.network.silences.len(), run.network.fences.len(), run.network.doubts().len())
         };
         let (at, before) = (self.network.now, faults(self));
         self.network.run(D + 4 * H);
@@ -538,7 +539,10 @@ impl<'a> Run<'a> {
         let mut acts = self.acts.clone();
         // A silence is a fault from when it has lasted for D.
         let start = self.bounds().silence_ns();
-        let heard = self.network.silences.iter().flat_map(|&(from, to)| [from + start, to]);
+        // And one that goes on does not count less than one that has ended.
+        let mut silences = self.network.silences.clone();
+        silences.extend(self.network.doubts().into_iter().map(|since| (since, now)));
+        let heard = silences.iter().flat_map(|&(from, to)| [from + start, to]);
         acts.extend(heard);
         acts.sort_unstable();
         let mut disturbed = self.disturbed.clone();
@@ -562,7 +566,7 @@ impl<'a> Run<'a> {
             disturbed,
             nobody: std::mem::take(&mut self.nobody),
             stops: std::mem::take(&mut self.network.stops),
-            silences: self.network.silences.clone(),
+            silences,
             // One that was fenced gives up all it has, and takes it back after the hold.
             fences: (self.network.fences.iter())
                 .flat_map(|&(at, fence)| match fence {
