@@ -53,7 +53,13 @@ impl Node {
     /// Offers what was granted to one that this node has ceased to hear to somebody who hears it:
     /// nobody else knows whether it has it. It cannot accept it any more, for nothing that it has
     /// said lately is acknowledged from here.
+    ///
+    /// For a moment two may have it, until they have heard each other. Where only a majority serves
+    /// there must never be two, and one of the two beyond the cut will be fenced.
     fn grant_around_cuts(&mut self) {
+        if self.votes() {
+            return;
+        }
         for lost in self.others() {
             let Some(batch) = self.peer(lost).out_batch.clone() else { continue };
             if self.hears(lost) {
