@@ -293,6 +293,28 @@ fn a_killed_vipdp_resets_no_connection() {
     }
 }
 
+/// Each quietens the other's interface a little, and its own more.
+#[test]
+fn a_vipdp_that_stops_leaves_the_settings_of_one_on_another_interface() {
+    let lab = Lab::new("nettwo");
+    let state = tempfile::tempdir().unwrap();
+    let _second = lab.second_wire();
+    lab.in_host(|| {
+        let settings = || {
+            ["arp_ignore", "arp_announce"]
+                .map(|key| read(&format!("/proc/sys/net/ipv4/conf/nic1/{key}")))
+        };
+        let (_first_queue, first) = apply(&plan(state.path()));
+        assert_eq!(settings(), ["3", "1"]);
+        let other =
+            HostPlan { interface: "nic1".into(), tap: "tap1".into(), ..networks(state.path()) };
+        let (_second_queue, _second) = apply(&other);
+        assert_eq!(settings(), ["1", "2"]);
+        first.restore().unwrap();
+        assert_eq!(settings(), ["1", "2"], "they are the second one's now");
+    });
+}
+
 #[test]
 fn addresses_that_the_host_has_already_are_refused() {
     let lab = Lab::new("nettaken");
