@@ -30,7 +30,7 @@
 //! - Without ([`TieredMac::Node`], or a frame to the node's own MAC address) any member may have the
 //!   flow that had any of our addresses before: a round of these.
 //! - With [`Search::Members`], or for an ICMP error, which comes from a router on the way and so by any
-//!   address at all: a round of all that are alive.
+//!   address at all (RFC 7690): a round of all that are alive.
 //!
 //! # No loops
 //! Kinds 1 to 3 are sent in ascending order only, at most three times. A round goes on only to
