@@ -16,6 +16,7 @@ use std::time::Duration;
 use vipdp_tests::clock::Moment;
 use vipdp_tests::lab::{BUCKETS, Lab, Options};
 use vipdp_tests::load::{Load, Report};
+use vipdp_tests::vipdp;
 use vipdp_tests::wait::wait_until;
 
 const NODES: [&str; 2] = ["n1", "n2"];
@@ -149,6 +150,59 @@ fn a_node_whose_link_is_cut_serves_nothing_and_comes_back_unnoticed() {
     switch.run("ip link set n1 up");
     lab.wait_shared_by(&NODES, SOON);
     load.stop().assert_all_answered();
+    assert_both_serve(&lab);
+}
+
+/// Writes the cluster's file with `generation` and `guard` in place of the lines that say so, and
+/// has the nodes read it, as far as they take it; what they say.
+#[track_caller]
+fn reload(lab: &Lab, generation: u32, guard: &str) -> Vec<Result<(), String>> {
+    let path = lab.shared_file("cluster.toml");
+    let text = fs::read_to_string(&path).expect("the lab has one");
+    let stays = |line: &&str| {
+        !["generation =", "partition =", "gateway ="].iter().any(|key| line.starts_with(key))
+    };
+    let rest: Vec<_> = text.lines().filter(stays).collect();
+    fs::write(&path, format!("generation = {generation}\n{guard}\n{}\n", rest.join("\n")))
+        .expect("root may write it");
+    let order = |node| {
+        let output = vipdp::run(&lab.namespace(node), &["reload"], &lab.config(node));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(said) }
+    };
+    NODES.iter().map(|node| order(*node)).collect()
+}
+
+#[test]
+fn the_guard_is_set_up_changed_and_given_up_under_load() {
+    let lab = Lab::up(&Options { nodes: 2, ..Options::default() });
+    assert_eq!(lab.status("n1").node.gateway, None);
+    let load = start_load(&lab);
+    let goes_by = |generation, gateway: Option<&str>| {
+        wait_until(SOON, &format!("both go by generation {generation}"), || {
+            NODES.iter().all(|node| {
+                let status = lab.status(node).node;
+                status.generation == generation && status.gateway.as_deref() == gateway
+            })
+        });
+    };
+
+    // One that nobody has would leave nobody to serve.
+    for said in reload(&lab, 2, "partition = \"gateway\"\ngateway = [\"192.0.2.99\"]") {
+        let said = said.expect_err("the router does not answer");
+        assert!(said.contains("gateway: found [192.0.2.99], of which none answers"), "{said}");
+    }
+    let guards = [
+        "partition = \"gateway\"\ngateway = [\"2001:db8:53::1\"]",
+        "gateway = [\"192.0.2.99\", \"192.0.2.1\"]",
+    ];
+    for (generation, guard) in (3..).zip(guards) {
+        assert_eq!(reload(&lab, generation, guard), [Ok(()), Ok(())]);
+        goes_by(generation, Some("reached"));
+    }
+    assert_eq!(reload(&lab, 5, "partition = \"none\""), [Ok(()), Ok(())]);
+    goes_by(5, None);
+    load.stop().assert_all_answered_once();
     assert_both_serve(&lab);
 }
 

@@ -41,6 +41,8 @@ pub struct Node {
     pub willing: bool,
     /// `reached`, `unreached`; none unless the node asks for the router.
     pub gateway: Option<String>,
+    /// The generation of the configuration that it goes by.
+    pub generation: u32,
     /// What is left of its lease, milliseconds.
     pub lease_ms_left: u64,
 }

@@ -22,13 +22,14 @@ use tracing::{debug, error, info, warn};
 use vipdp_core::bucket::BucketSet;
 use vipdp_core::snapshot::{Holdings, Publisher, Service, Snapshot};
 use vipdp_core::tiered::PreviousOwners;
+use vipdp_io::flow_file::FlowFile;
 use vipdp_io::neighbor::EgressTable;
 
 use super::clock::monotonic_ns;
 use super::gateway::Gateway;
 use super::mailbox::{Letter, Letters};
 use super::overlap::Overlap;
-use super::reload::Reload;
+use super::reload::{GatewayChange, Reload};
 use super::transport::{Received, Transport};
 use super::workers::{Progress, WorkerThreads};
 use crate::cluster::auth::{self, Keyring, OpenError};
@@ -110,6 +111,8 @@ pub struct Control {
     pub gateway: Option<Gateway>,
     /// The workers, to see whether they make progress.
     pub workers: Arc<WorkerThreads>,
+    /// Where the flows outlive the process, if they do.
+    pub flow_file: Option<&'static FlowFile>,
     /// What other threads ask for.
     pub letters: Letters,
     /// h and D of the configuration.
@@ -310,15 +313,18 @@ impl Control {
         }
     }
 
-    /// Asks for the router that the staged configuration names. Without one, the router is asked
-    /// until that configuration is activated.
-    fn set_gateway(&mut self, turn: &mut Turn, gateway: Option<Gateway>) {
-        turn.forgets_gateway = gateway.is_none();
-        if let Some(mut gateway) = gateway {
-            if let Some(before) = &self.gateway {
-                gateway.go_on_from(before);
+    /// Asks for the router that the configuration names that is about to be staged. Where that
+    /// names none, the one before is asked until it is activated.
+    fn set_gateway(&mut self, turn: &mut Turn, change: GatewayChange) {
+        match change {
+            GatewayChange::Same => {}
+            GatewayChange::Forget => turn.forgets_gateway = true,
+            GatewayChange::Ask(gateway) => {
+                turn.forgets_gateway = false;
+                let reached = gateway.is_reached();
+                self.gateway = Some(*gateway);
+                self.step(turn, monotonic_ns(), Input::Gateway(reached));
             }
-            self.gateway = Some(gateway);
         }
     }
 
@@ -335,6 +341,9 @@ impl Control {
     fn watch_workers(&mut self, turn: &mut Turn, now: u64) {
         if now < turn.progress_ns + STANDSTILL_NS {
             return;
+        }
+        if let Some(file) = self.flow_file {
+            file.stamp(now);
         }
         let progress = self.workers.progress();
         let moves = progress.since(&turn.progress);

@@ -15,11 +15,15 @@
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, info, warn};
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_io::probe::{Probe, ProbeError};
 
+use super::clock::monotonic_ns;
 use crate::cluster::config::Timing;
 
 /// How many answers are taken before the timers get their turn.
@@ -63,9 +67,30 @@ impl Gateway {
         })
     }
 
-    /// Goes on from what `other`, which asked for other addresses, has found out.
-    pub fn go_on_from(&mut self, other: &Self) {
-        self.watch = other.watch.clone();
+    /// Waits until the router answers, but no longer than `limit_ns`. Whether it has.
+    ///
+    /// # Errors
+    /// When the kernel does not let the thread wait.
+    pub fn wait_until_reached(&mut self, limit_ns: u64) -> nix::Result<bool> {
+        let end_ns = monotonic_ns() + limit_ns;
+        loop {
+            let now_ns = monotonic_ns();
+            self.turn(now_ns);
+            if self.is_reached() || now_ns >= end_ns {
+                return Ok(self.is_reached());
+            }
+            let until_ns = self.deadline_ns().min(end_ns);
+            let wait = Duration::from_nanos(until_ns.saturating_sub(now_ns));
+            let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+            let mut descriptors: Vec<_> = self
+                .descriptors()
+                .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN))
+                .collect();
+            match poll(&mut descriptors, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Whether the router is reached.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::gateway::Gateway;
 use super::transport::Route;
 use crate::cluster::auth::Keyring;
-use crate::cluster::config::ClusterConfig;
+use crate::cluster::config::{ClusterConfig, Timing};
 use crate::config::Config;
 
 /// What the control thread is given.
@@ -23,8 +23,48 @@ pub struct Reload {
     pub keyring: Keyring,
     /// Where heartbeats go, used at once.
     pub route: Route,
-    /// The router, asked at once, if it has one.
-    pub gateway: Option<Gateway>,
+    /// Which router is asked.
+    pub gateway: GatewayChange,
+}
+
+/// What becomes of the questions to the router.
+#[derive(Debug)]
+pub enum GatewayChange {
+    /// They go on, or there are none.
+    Same,
+    /// There is a router that was not asked before. It answers.
+    Ask(Box<Gateway>),
+    /// They end with the configuration that runs now.
+    Forget,
+}
+
+/// How long the router may take to answer, nanoseconds, where a detection time is longer: whoever
+/// asked for the reload waits.
+const ANSWER_MAX_NS: u64 = 1_000_000_000;
+
+impl GatewayChange {
+    /// What changes from `running` to `new`.
+    ///
+    /// # Errors
+    /// When a router that was not asked before does not answer: no node that goes by the new
+    /// configuration would serve.
+    fn new(running: &Config, new: &Config, timing: &Timing) -> Result<Self> {
+        let (before, after) = (&running.cluster.partition, &new.cluster.partition);
+        if before.gateway() == after.gateway() {
+            return Ok(Self::Same);
+        }
+        let opened = super::gateway(new, timing).context("cannot ask the router")?;
+        let Some(mut gateway) = opened else { return Ok(Self::Forget) };
+        let reached = gateway.wait_until_reached(timing.detection_ns().min(ANSWER_MAX_NS))?;
+        ensure!(
+            reached,
+            "{}: gateway: found {:?}, of which none answers; give an address that the router has \
+             on the segment",
+            new.node.cluster_path.display(),
+            after.gateway(),
+        );
+        Ok(Self::Ask(Box::new(gateway)))
+    }
 }
 
 impl Reload {
@@ -49,7 +89,7 @@ impl Reload {
             );
         }
         let cluster = super::cluster_config(new).context("the protocol refuses it")?;
-        let gateway = super::gateway(new, &cluster.timing()).context("cannot ask the router")?;
+        let gateway = GatewayChange::new(running, new, &cluster.timing())?;
         Ok(Self {
             cluster: Arc::new(cluster),
             keyring: super::keyring(new)?,
