@@ -62,6 +62,12 @@ impl Lab {
         }
         run(&format!("ip -n {host} route add default via 198.51.100.1"));
         run(&format!("ip -n {host} -6 route add default via 2001:db8:1::1"));
+        // The kernel sees the carrier a moment later, and tells of it in every list.
+        until("the wire to carry frames", || {
+            let link = run(&format!("ip -n {host} -o link show dev {NIC}"));
+            let routes = run(&format!("ip -n {host} route show dev {NIC}"));
+            link.contains("state UP") && !routes.contains("linkdown")
+        });
         lab
     }
 
@@ -118,6 +124,21 @@ impl Lab {
             lines
         })
     }
+
+    /// Waits until everything is as it was; fails with the lines that differ.
+    #[track_caller]
+    pub fn assert_same(&self, before: &[String]) {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let after = self.snapshot();
+            let gone: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
+            let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+            if gone.is_empty() && new.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < end, "was: {gone:#?}\nis: {new:#?}");
+        }
+    }
 }
 
 impl Drop for Lab {
@@ -128,11 +149,15 @@ impl Drop for Lab {
     }
 }
 
-/// Fails with the lines that differ.
-pub fn assert_same(before: &[String], after: &[String]) {
-    let gone: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
-    let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
-    assert!(gone.is_empty() && new.is_empty(), "was: {gone:#?}\nis: {new:#?}");
+/// Waits until `condition` holds. What ends with a descriptor does so only when nobody has it, and
+/// a program that another test of this process is about to start has it until it is executed.
+#[track_caller]
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < end, "waited {DEADLINE:?} for {what}");
+        std::thread::yield_now();
+    }
 }
 
 fn read_all(directory: &Path, lines: &mut Vec<String>) {

@@ -25,8 +25,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use lab::{
-    DEADLINE, Lab, NIC, NIC_MAC, Packet, arp, arp_request, assert_same, echo_request, ip,
-    neighbor_discovery, neighbor_solicitation, packet, run, tcp, udp, write,
+    DEADLINE, Lab, NIC, NIC_MAC, Packet, arp, arp_request, echo_request, ip, neighbor_discovery,
+    neighbor_solicitation, packet, run, tcp, udp, until, write,
 };
 use vipdp_core::port::Host;
 use vipdp_core::prefix::Prefix;
@@ -309,7 +309,7 @@ fn restore_leaves_the_host_as_it_was() {
     drop(membership);
     let report = lab.in_host(|| guard.restore()).unwrap();
     assert_eq!((report.left_alone, report.failed), (vec![], vec![]));
-    assert_same(&before, &lab.snapshot());
+    lab.assert_same(&before);
     assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0, "no file stays");
     // The worker may still hold its queue when the TAP goes.
     drop(queue);
@@ -377,7 +377,7 @@ fn a_killed_process_is_cleaned_up_after() {
     lab.in_host(|| assert_eq!(read(ARP_IGNORE), "1", "the kernel does not undo a setting"));
     let report = lab.in_host(|| cleanup(state.path(), NIC)).unwrap();
     assert_eq!((report.left_alone, report.failed), (vec![], vec![]));
-    assert_same(&before, &lab.snapshot());
+    lab.assert_same(&before);
 
     // A start does the same: its own restore finds the first values, not those of the killed one.
     let mut child = start_child(&lab, test, CHILD, state.path());
@@ -388,7 +388,7 @@ fn a_killed_process_is_cleaned_up_after() {
         guard.restore().unwrap()
     });
     assert_eq!((report.left_alone, report.failed), (vec![], vec![]));
-    assert_same(&before, &lab.snapshot());
+    lab.assert_same(&before);
     assert_eq!(lab.in_host(|| cleanup(state.path(), NIC)).unwrap(), Report::default());
 }
 
@@ -424,7 +424,7 @@ fn a_plan_that_fails_half_way_is_undone() {
         let error = own.apply().unwrap_err();
         assert!(matches!(error, HostError::VipOnNic { .. }), "{error}");
     });
-    assert_same(&before, &lab.snapshot());
+    lab.assert_same(&before);
 }
 
 #[test]
@@ -452,7 +452,7 @@ fn the_nic_accepts_the_shared_mac_and_the_groups_while_the_membership_lasts() {
         }
         drop(membership);
     });
-    assert_same(&before, &lab.snapshot());
+    lab.assert_same(&before);
 }
 
 #[test]
@@ -565,7 +565,7 @@ fn a_tap_has_queues_of_its_own_and_ends_with_them() {
         assert_eq!(queues[1].deliver(&frame), Err(vipdp_core::port::Refused::Full));
         assert_eq!(queues[1].take(&mut [0; 64]), None);
         drop(queues);
-        assert!(Link::read(TAP).is_err());
+        until("the TAP to go", || Link::read(TAP).is_err());
         run("ip tuntap add dev tap0 mode tap");
         assert!(matches!(Tap::create(TAP, 1), Err(TapError::Exists { .. })), "not ours to take");
     });

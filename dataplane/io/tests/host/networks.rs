@@ -220,15 +220,12 @@ fn a_host_without_vipdp_drops_vip_packets_to_its_own_mac() {
         };
         // The host routes: without blackholes it would send them back to the router.
         for (at, vip) in INSIDE.map(ip).into_iter().enumerate() {
-            let end = std::time::Instant::now() + DEADLINE;
-            while !sent_on(vip, at) {
-                assert!(std::time::Instant::now() < end, "{vip} is not routed");
-            }
+            until("the VIP to be routed", || sent_on(vip, at));
         }
         let (queue, _guard) = apply(&HostPlan { own_mac: true, ..networks(state.path()) });
         // The kernel removes the TAP with its last queue, as it does after a SIGKILL.
         drop(queue);
-        assert!(Link::read(TAP).is_err());
+        until("the TAP to go", || Link::read(TAP).is_err());
         for (at, vip) in INSIDE.map(ip).into_iter().enumerate() {
             assert!(!sent_on(vip, at), "{vip}");
         }
@@ -323,6 +320,7 @@ fn addresses_that_the_host_has_already_are_refused() {
     let before = lab.snapshot();
     lab.in_host(|| {
         let refused = |plan: HostPlan| {
+            until("the TAP to go", || Link::read(TAP).is_err());
             let _queues = Tap::create(TAP, 1).unwrap();
             plan.apply().unwrap_err()
         };
@@ -339,5 +337,5 @@ fn addresses_that_the_host_has_already_are_refused() {
         let error = refused(HostPlan { next_hops, ..plan(state.path()) });
         assert!(matches!(error, HostError::NextHopOnNic { .. }), "{error}");
     });
-    assert_same(&before, &lab.snapshot());
+    lab.assert_same(&before);
 }
