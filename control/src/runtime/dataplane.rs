@@ -4,7 +4,6 @@
 //! ruled out, the kernel is told not to answer for the VIPs before it has them, and no frame is
 //! taken from the kernel before there is a socket that takes it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -13,25 +12,22 @@ use tracing::{info, warn};
 use vipdp_core::counters::WorkerCounters;
 use vipdp_core::flow::{FlowTable, Seconds};
 use vipdp_core::hash::ClientHash;
-use vipdp_core::prefix::Prefix;
 use vipdp_core::slot::SLOTS;
-use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, SharedMac, Snapshot, Vips};
+use vipdp_core::snapshot::{Holdings, Publication, Service, Snapshot, Vips};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::worker::{Shared, Worker};
 use vipdp_io::af_xdp::{self, AfXdpPort};
 use vipdp_io::flow_file::{FlowFile, Found};
 use vipdp_io::host::{EgressTap, HostGuard, HostPlan};
 use vipdp_io::link::Link;
-use vipdp_io::membership::Membership;
 use vipdp_io::neighbor::EgressTable;
 use vipdp_io::tap::{Tap, TapQueue};
-use vipdp_io::xdp::{self, AttachMode, NextHops, Program};
+use vipdp_io::xdp::{self, AttachMode, Program};
 
 use super::clock::monotonic_ns;
+use super::reach::{Intake, Reach};
 use super::workers::{Start, WorkerThreads};
-use crate::config::{
-    Config, EgressMode, IngressMode, PollMode, SharedMacConfig, XdpMode, ZeroCopy,
-};
+use crate::config::{Config, EgressMode, PollMode, XdpMode, ZeroCopy};
 
 /// How many next hops may wait for resolution. A burst's worth: the control thread looks many times
 /// a second.
@@ -48,14 +44,14 @@ pub struct DataPlane {
     pub workers: WorkerThreads,
     /// The host's settings, to be put back.
     pub host: HostGuard,
-    /// The XDP program on the NIC.
-    pub program: Program,
-    /// What the NIC accepts beside its own address.
-    pub membership: Membership,
+    /// What lets frames in.
+    pub intake: Intake,
     /// The NIC, as it was at the start.
     pub link: Link,
     /// What the workers share.
     pub shared: Shared,
+    /// Where the flows outlive the process, if they do.
+    pub flow_file: Option<&'static FlowFile>,
     /// What does not change while they run: the peers' MAC addresses and the egress are empty.
     pub service: Service,
     /// The kernel's routes and neighbours, with `egress = "tap"`.
@@ -74,13 +70,10 @@ impl DataPlane {
         let link = Link::read(interface)?;
         link.require_running()?;
         let vips = &config.cluster.vips;
-        let IngressMode::SharedMac(shared_mac) = config.cluster.mode;
-
-        let prefixes: Vec<Prefix> = vips.iter().copied().map(Prefix::from).collect();
-        let next_hops = NextHops::default();
+        let reach = Reach::new(config)?;
 
         let mut program =
-            Program::attach(interface, attach_mode(config.node.xdp), &prefixes, &next_hops)?;
+            Program::attach(interface, attach_mode(config.node.xdp), vips, &reach.next_hops)?;
         // Attaching can change their number.
         let queues = xdp::rx_queues(interface)
             .with_context(|| format!("cannot count the receive queues of {interface}"))?;
@@ -88,24 +81,23 @@ impl DataPlane {
         let host = HostPlan {
             interface: interface.to_owned(),
             tap: config.node.tap.as_str().to_owned(),
-            vips: prefixes,
-            next_hops,
-            group_mac: matches!(shared_mac, SharedMacConfig::Multicast { .. }),
-            own_mac: false,
+            vips: vips.clone(),
+            next_hops: reach.next_hops,
+            group_mac: reach.is_by_group(),
+            own_mac: reach.is_by_own_mac(),
             busy_poll: config.node.poll == PollMode::Busy,
             egress_tap: (config.node.egress == EgressMode::Tap).then(EgressTap::default),
             state_dir: config.node.state_dir.clone(),
         }
         .apply()?;
-        let SharedMac { v4, v6 } = shared_mac.macs();
-        let membership =
-            Membership::join(&link, &[v4, v6], &groups(shared_mac), vips.iter().copied())?;
+        let membership = reach.join(&link)?;
         let egress = match config.node.egress {
             EgressMode::Tap => Some(EgressTable::new(&link)?),
             EgressMode::Direct => None,
         };
-        let service = service(config, &link, host.tap(), shared_mac);
-        let shared = shared(config, &service)?;
+        let service = service(config, &link, host.tap(), &reach);
+        let (flows, flow_file) = flow_table(config, &service.client_hash)?;
+        let shared = shared(&service, flows);
         let ports = (0..queues)
             .map(|queue| open_port(config, &program, queue))
             .collect::<Result<Vec<_>>>()?;
@@ -113,7 +105,17 @@ impl DataPlane {
             program.bind(queue, port)?;
         }
         let workers = start_workers(config, &shared, ports, taps)?;
-        Ok(Self { workers, host, program, membership, link, shared, service, egress, queues })
+        Ok(Self {
+            workers,
+            host,
+            intake: Intake { program, membership },
+            link,
+            shared,
+            flow_file,
+            service,
+            egress,
+            queues,
+        })
     }
 }
 
@@ -125,21 +127,13 @@ const fn attach_mode(mode: XdpMode) -> AttachMode {
     }
 }
 
-/// The groups whose MAC addresses the VIPs resolve to.
-fn groups(shared_mac: SharedMacConfig) -> Vec<IpAddr> {
-    match shared_mac {
-        SharedMacConfig::Unicast(_) => Vec::new(),
-        SharedMacConfig::Multicast { group4, group6 } => vec![group4.into(), group6.into()],
-    }
-}
-
-fn service(config: &Config, link: &Link, tap: &Link, shared_mac: SharedMacConfig) -> Service {
+fn service(config: &Config, link: &Link, tap: &Link, reach: &Reach) -> Service {
     let cluster = &config.cluster;
     Service {
-        vips: Vips::new(cluster.vips.iter().copied().map(Prefix::from)),
+        vips: Vips::new(cluster.vips.iter().copied()),
         client_hash: ClientHash::new(config.keys.hash_key(), cluster.hash),
         sticky_udp_ports: cluster.sticky_udp_ports.as_slice().into(),
-        ingress: Ingress::SharedMac(shared_mac.macs()),
+        ingress: reach.ingress,
         own_mac: link.mac,
         host_mac: tap.mac,
         host_mtu: tap.mtu.min(u32::from(u16::MAX)) as u16,
@@ -149,7 +143,7 @@ fn service(config: &Config, link: &Link, tap: &Link, shared_mac: SharedMacConfig
     }
 }
 
-fn shared(config: &Config, service: &Service) -> Result<Shared> {
+fn shared(service: &Service, flows: FlowTable) -> Shared {
     let nothing = Snapshot {
         generation: 0,
         lease_until_ns: 0,
@@ -158,30 +152,34 @@ fn shared(config: &Config, service: &Service) -> Result<Shared> {
         latest: None,
         service: Arc::new(service.clone()),
     };
-    Ok(Shared {
+    Shared {
         publication: Arc::new(Publication::new(nothing)),
-        flows: Arc::new(flow_table(config, &service.client_hash)?),
+        flows: Arc::new(flows),
         unresolved: Arc::new(ArrayQueue::new(UNRESOLVED_MAX)),
         claims: Arc::new(ArrayQueue::new(CLAIMS_MAX)),
-    })
+    }
 }
 
-/// The flow table: that of the process before, where it is in a file and fits.
-fn flow_table(config: &Config, client_hash: &ClientHash) -> Result<FlowTable> {
+/// The flow table, and the file that it is in. The table is that of the process before, if it fits.
+fn flow_table(
+    config: &Config,
+    client_hash: &ClientHash,
+) -> Result<(FlowTable, Option<&'static FlowFile>)> {
     let word = || super::random::word().context("no random secret for the flow table");
     let secret = [word()?, word()?];
     let flows_max = config.node.flows_max;
     let Some(path) = &config.node.flows_file else {
-        return Ok(FlowTable::new(flows_max, secret));
+        return Ok((FlowTable::new(flows_max, secret), None));
     };
-    let file = FlowFile::open(path, flows_max, client_hash, secret)?;
+    let now = monotonic_ns();
+    let file = FlowFile::open(path, flows_max, client_hash, secret, now)?;
     let table = file.table();
     let path = path.display();
     match file.found {
         Found::Nothing => info!(%path, "a new flow table"),
         Found::Unfit(unfit) => warn!(%path, %unfit, "a new flow table; the flows before are lost"),
         Found::Table => {
-            let flows = table.census(Seconds::of_ns(monotonic_ns())).flows();
+            let flows = table.census(Seconds::of_ns(now)).flows();
             info!(%path, flows, "the flows before go on");
         }
     }
@@ -190,8 +188,7 @@ fn flow_table(config: &Config, client_hash: &ClientHash) -> Result<FlowTable> {
     }
     // The workers may write to the table until the last of them has ended, and so the file stays
     // locked until the process has.
-    Box::leak(Box::new(file));
-    Ok(table)
+    Ok((table, Some(Box::leak(Box::new(file)))))
 }
 
 fn open_port(config: &Config, program: &Program, queue: u32) -> Result<AfXdpPort> {

@@ -14,7 +14,9 @@
 //! A flow is one word, so whatever moment a process dies at, the words that it leaves are right, and
 //! there is nothing to put in order: the next process maps the file and goes on. It does so only if
 //! the header is what it would write itself: the times in the entries are of this boot's clock, and
-//! the entries are found under this table's secret by this cluster's hash. Else it begins anew.
+//! the entries are found under this table's secret by this cluster's hash. Else it begins anew. So
+//! it does if nobody has written [`FlowFile::stamp`] for [`GONE_MAX`]: clients end connections, and
+//! use their ports again for others that other nodes have.
 //!
 //! - The file is locked with flock(2) for as long as the [`FlowFile`] lives: two processes never
 //!   share a table.
@@ -23,10 +25,13 @@
 //!   would be a SIGBUS. Only somebody with our privileges can shorten the file under us.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Read};
+use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use std::{fmt, slice};
 
 use nix::errno::Errno;
@@ -36,10 +41,16 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use vipdp_core::flow::{FlowTable, Form, Line};
 use vipdp_core::hash::ClientHash;
 
-/// Where the file tells which boot it is of.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+use crate::boot;
+
 /// Length of a boot's identification: a UUID as text.
 const BOOT_LEN: usize = 36;
+
+/// For how long no process may have had the flows. 120 s: a client whose connection stands still, and
+/// that closes it, repeats its FIN for some 100 s (Linux, `tcp_orphan_retries` 8) and may then use
+/// the port again. Were that connection's flow still here, the host would reset the new one, which
+/// another node may have.
+pub const GONE_MAX: Duration = Duration::from_secs(120);
 
 /// What the file begins with.
 const MAGIC: [u8; 8] = *b"vipdpflo";
@@ -87,7 +98,7 @@ pub enum FlowFileError {
         reason: &'static str,
     },
     /// The kernel does not tell its boot.
-    #[error("{BOOT_ID}: {0}")]
+    #[error("{path}: {0}", path = boot::PATH)]
     Boot(#[source] io::Error),
 }
 
@@ -104,6 +115,8 @@ pub enum Unfit {
     Machine,
     /// The clock that the flows' times are of ended with its boot.
     Boot,
+    /// Nobody has had it for longer than [`GONE_MAX`].
+    Gone(Duration),
     /// The table is of another size: it had room for so many flows.
     Capacity(u64),
     /// It is shorter or longer than its table.
@@ -122,6 +135,9 @@ impl fmt::Display for Unfit {
             }
             Self::Machine => "a machine of another kind has written it",
             Self::Boot => "it is of an earlier boot",
+            Self::Gone(time) => {
+                return write!(f, "its process has been gone for {} s", time.as_secs());
+            }
             Self::Capacity(flows) => {
                 return write!(f, "it has room for {flows} flows, and flows_max is another");
             }
@@ -152,13 +168,16 @@ pub struct FlowFile {
     /// kernel to write a page back.
     pub in_memory: bool,
     lines: &'static [Line],
+    /// When a process had it last: the word of the header that changes.
+    alive_ns: &'static AtomicU64,
     secret: [u64; 2],
     _lock: Flock<File>,
 }
 
 impl FlowFile {
-    /// Opens or makes the file at `path` for a table of `flows_max` flows, hashed by `client_hash`. If
-    /// the table that is there does not fit, an empty one with `secret` takes its place.
+    /// Opens or makes the file at `path` for a table of `flows_max` flows, hashed by `client_hash`, at
+    /// `now_ns` nanoseconds of the monotonic clock. If the table that is there does not fit, an
+    /// empty one with `secret` takes its place.
     ///
     /// # Errors
     /// When another process has it locked, when there is something else by that name, or when the
@@ -168,6 +187,7 @@ impl FlowFile {
         flows_max: usize,
         client_hash: &ClientHash,
         secret: [u64; 2],
+        now_ns: u64,
     ) -> Result<Self, FlowFileError> {
         let lines = FlowTable::lines_for(flows_max);
         let len = HEADER_LEN + lines * size_of::<Line>();
@@ -183,10 +203,12 @@ impl FlowFile {
                     errno => failed("cannot be locked", errno.into()),
                 },
             )?;
-        let boot = boot().map_err(FlowFileError::Boot)?;
+        let boot = boot::id()
+            .and_then(|id| id.as_bytes().try_into().map_err(io::Error::other))
+            .map_err(FlowFileError::Boot)?;
         let ours = Header::new(lines as u64, boot, secret, client_hash);
 
-        let found = examine(&lock, len as u64, &ours, client_hash)
+        let found = examine(&lock, len as u64, &ours, client_hash, now_ns)
             .map_err(|source| failed("cannot be read", source))?
             .map_err(|reason| FlowFileError::NotOurs { path: path.to_owned(), reason })?;
         let secret = match found {
@@ -206,14 +228,23 @@ impl FlowFile {
         if !matches!(found, Content::Table(_)) {
             ours.write(&lock).map_err(|source| failed("cannot be written", source))?;
         }
-        let lines = map(&lock, lines).map_err(|source| failed("cannot be mapped", source))?;
+        let (lines, alive_ns) =
+            map(&lock, lines).map_err(|source| failed("cannot be mapped", source))?;
+        alive_ns.store(now_ns, Ordering::Relaxed);
         Ok(Self {
             found: found.into(),
             in_memory: fstatfs(&*lock).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC),
             lines,
+            alive_ns,
             secret,
             _lock: lock,
         })
+    }
+
+    /// Tells the next process that this one had the flows at `now_ns`. To be called every second or
+    /// so.
+    pub fn stamp(&self, now_ns: u64) {
+        self.alive_ns.store(now_ns, Ordering::Relaxed);
     }
 
     /// The table, with the flows that were found.
@@ -266,6 +297,7 @@ fn examine(
     len: u64,
     ours: &Header,
     client_hash: &ClientHash,
+    now_ns: u64,
 ) -> io::Result<Result<Content, &'static str>> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -291,11 +323,23 @@ fn examine(
         file.set_permissions(Permissions::from_mode(0o600))?;
         return Ok(Ok(Content::Unfit(Unfit::Exposed)));
     }
-    Ok(Ok(match ours.read(&header, metadata.len() == len, client_hash) {
-        Ok(secret) => Content::Table(secret),
-        Err(unfit) => Content::Unfit(unfit),
+    let secret = match ours.read(&header, metadata.len() == len, client_hash) {
+        Ok(secret) => secret,
+        Err(unfit) => return Ok(Ok(Content::Unfit(unfit))),
+    };
+    let mut alive_ns = [0; 8];
+    file.read_exact_at(&mut alive_ns, ALIVE_AT as u64)?;
+    let gone = now_ns.checked_sub(u64::from_ne_bytes(alive_ns)).map(Duration::from_nanos);
+    Ok(Ok(match gone {
+        // A time to come: the clock is another one.
+        None => Content::Unfit(Unfit::Boot),
+        Some(gone) if gone > GONE_MAX => Content::Unfit(Unfit::Gone(gone)),
+        Some(_) => Content::Table(secret),
     }))
 }
+
+/// Offset of the word that [`FlowFile::stamp`] writes, in a cache line of its own.
+const ALIVE_AT: usize = 192;
 
 /// What tells whose flows a file has.
 struct Header {
@@ -381,14 +425,10 @@ fn put(bytes: &mut [u8], words: &[u64]) {
     }
 }
 
-fn boot() -> io::Result<[u8; BOOT_LEN]> {
-    let mut boot = [0; BOOT_LEN];
-    File::open(BOOT_ID)?.read_exact(&mut boot)?;
-    Ok(boot)
-}
-
-/// Gives the file its length and all the memory that goes with it, and keeps what is there.
+/// Gives the file its length and all the memory that goes with it, and keeps what is there. The
+/// length first: tmpfs with `huge=within_size` has huge pages only for what is within.
 fn allocate(file: &File, len: usize) -> io::Result<()> {
+    file.set_len(len as u64)?;
     let bytes = i64::try_from(len).map_err(io::Error::other)?;
     loop {
         match fallocate(file.as_fd(), FallocateFlags::empty(), 0, bytes) {
@@ -398,10 +438,10 @@ fn allocate(file: &File, len: usize) -> io::Result<()> {
     }
 }
 
-/// Maps the lines, every page at once: a worker never waits for one.
-fn map(file: &File, lines: usize) -> io::Result<&'static [Line]> {
+/// Maps the lines and the word before them, every page at once: a worker never waits for one.
+fn map(file: &File, lines: usize) -> io::Result<(&'static [Line], &'static AtomicU64)> {
     let len = HEADER_LEN + lines * size_of::<Line>();
-    let len = std::num::NonZeroUsize::new(len).expect("a header is not empty");
+    let len = NonZeroUsize::new(len).expect("a header is not empty");
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
     // SAFETY: the kernel chooses the place, so no memory that is in use is mapped over; the file is
@@ -412,10 +452,17 @@ fn map(file: &File, lines: usize) -> io::Result<&'static [Line]> {
     // beginning, which is a multiple of a line's alignment, and `lines` of them fit. A `Line` is
     // 64 bytes of atomic words without padding (`repr(C)`), and any bytes are one. Other processes
     // may write to the file; whoever does, and we, access the lines through atomics alone.
-    Ok(unsafe { slice::from_raw_parts(memory.byte_add(HEADER_LEN).cast().as_ptr(), lines) })
+    let lines =
+        unsafe { slice::from_raw_parts(memory.byte_add(HEADER_LEN).cast().as_ptr(), lines) };
+    // SAFETY: likewise; ALIVE_AT is a multiple of a word's alignment, inside the header, and no
+    // line is there.
+    let alive_ns = unsafe { memory.byte_add(ALIVE_AT).cast::<AtomicU64>().as_ref() };
+    Ok((lines, alive_ns))
 }
 
-const _: () = assert!(HEADER_LEN.is_multiple_of(align_of::<Line>()) && HEADER_LEN > Header::LEN);
+const _: () = assert!(HEADER_LEN.is_multiple_of(align_of::<Line>()));
+const _: () = assert!(Header::LEN <= ALIVE_AT && ALIVE_AT + 8 <= HEADER_LEN);
+const _: () = assert!(ALIVE_AT.is_multiple_of(align_of::<AtomicU64>()));
 
 #[cfg(test)]
 #[path = "flow_file_tests.rs"]

@@ -11,6 +11,7 @@ use vipdp_core::hash::HashInput;
 use super::*;
 
 const SECRET: [u64; 2] = [3, 4];
+/// The second that the dead process last worked in.
 const NOW: u64 = 1000;
 
 fn client_hash() -> ClientHash {
@@ -49,7 +50,11 @@ impl Left {
     }
 
     fn open(&self, secret: [u64; 2]) -> Result<FlowFile, FlowFileError> {
-        FlowFile::open(&self.path, 4096, &client_hash(), secret)
+        self.open_at(secret, NOW + 1)
+    }
+
+    fn open_at(&self, secret: [u64; 2], now: u64) -> Result<FlowFile, FlowFileError> {
+        FlowFile::open(&self.path, 4096, &client_hash(), secret, now * 1_000_000_000)
     }
 
     /// How many flows the next process finds; `None` if it is refused.
@@ -131,13 +136,27 @@ fn what_names_the_flows_must_be_the_same() {
     let other_input = ClientHash::new(*b"a cluster's key!", HashInput::AddressAndPort);
     for other in [other_key, other_input] {
         let left = Left::new();
-        let file = FlowFile::open(&left.path, 4096, &other, SECRET).unwrap();
+        let file = FlowFile::open(&left.path, 4096, &other, SECRET, NOW).unwrap();
         assert_eq!(file.found, Found::Unfit(Unfit::Form));
     }
     let left = Left::new();
-    let file = FlowFile::open(&left.path, 8192, &client_hash(), SECRET).unwrap();
+    let file = FlowFile::open(&left.path, 8192, &client_hash(), SECRET, NOW).unwrap();
     assert_eq!(file.found, Found::Unfit(Unfit::Capacity(4096)));
     assert_eq!(file.table().capacity(), 8192);
+}
+
+#[test]
+fn flows_that_nobody_had_for_long_are_not_taken_over() {
+    let left = Left::new();
+    let file = left.open_at(SECRET, NOW + 100).unwrap();
+    assert_eq!(file.found, Found::Table, "100 s after");
+    file.stamp((NOW + 500) * 1_000_000_000);
+    drop(file);
+    assert_eq!(left.open_at(SECRET, NOW + 620).unwrap().found, Found::Table, "120 s after");
+    let found = left.open_at(SECRET, NOW + 741).unwrap().found;
+    assert_eq!(found, Found::Unfit(Unfit::Gone(Duration::from_secs(121))));
+    let earlier = left.open_at(SECRET, NOW).unwrap();
+    assert_eq!(earlier.found, Found::Unfit(Unfit::Boot), "the clock has gone back");
 }
 
 #[test]
@@ -174,7 +193,7 @@ fn what_is_no_flow_file_stays_as_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let open = |name: &str| {
         let path = directory.path().join(name);
-        FlowFile::open(&path, 4096, &client_hash(), SECRET).map(drop).unwrap_err()
+        FlowFile::open(&path, 4096, &client_hash(), SECRET, NOW).map(drop).unwrap_err()
     };
     let long = "somebody's notes. ".repeat(100);
     for notes in ["", "notes", &long] {
@@ -182,7 +201,7 @@ fn what_is_no_flow_file_stays_as_it_is() {
         fs::write(&path, notes).unwrap();
         if notes.is_empty() {
             // As mktemp makes it.
-            assert!(FlowFile::open(&path, 4096, &client_hash(), SECRET).is_ok());
+            assert!(FlowFile::open(&path, 4096, &client_hash(), SECRET, NOW).is_ok());
         } else {
             let error = open("notes");
             assert!(matches!(error, FlowFileError::NotOurs { .. }), "{error}");
@@ -213,9 +232,9 @@ fn memory_that_is_not_there_is_an_error_and_no_fault_later() {
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         mount(none, &path, Some("tmpfs"), MsFlags::empty(), Some("size=64k")).unwrap();
         let path = path.join("nic0.flows");
-        let refused = FlowFile::open(&path, 16_384, &client_hash(), SECRET).unwrap_err();
+        let refused = FlowFile::open(&path, 16_384, &client_hash(), SECRET, NOW).unwrap_err();
         assert_eq!(fs::metadata(&path).unwrap().blocks(), 0, "it holds on to memory");
-        let file = FlowFile::open(&path, 4096, &client_hash(), SECRET).unwrap();
+        let file = FlowFile::open(&path, 4096, &client_hash(), SECRET, NOW).unwrap();
         assert_eq!((file.found, file.in_memory), (Found::Nothing, true));
         refused
     });

@@ -5,6 +5,7 @@
 pub mod af_xdp;
 pub mod affinity;
 pub mod announce;
+mod boot;
 pub mod flow_file;
 pub mod host;
 pub mod link;

@@ -20,6 +20,7 @@ use vipdp_core::prefix::{Prefix, PrefixError};
 
 use super::HostError;
 use super::setting::Setting;
+use crate::boot;
 
 /// The file's format; another one is not read.
 const FORMAT: u32 = 1;
@@ -106,7 +107,7 @@ impl StateFile {
         let path = directory.join(format!("{interface}.state"));
         let lock_path = directory.join(format!("{interface}.lock"));
         let lock = lock(&lock_path, interface)?;
-        let boot = boot_id().map_err(|source| failed(Path::new(BOOT_ID), source))?;
+        let boot = boot::id().map_err(|source| failed(Path::new(boot::PATH), source))?;
 
         let left = match fs::read(&path) {
             Ok(bytes) => Some(bytes),
@@ -223,12 +224,6 @@ fn lock(path: &Path, interface: &str) -> Result<Flock<File>, HostError> {
     }
 }
 
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
-fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string(BOOT_ID)?.trim_end().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::setting::Area;
@@ -279,7 +274,7 @@ mod tests {
 
     #[test]
     fn changes_of_another_boot_are_gone_already() {
-        let boot = boot_id().unwrap();
+        let boot = boot::id().unwrap();
         let (file, is_left) = reopened(&boot, "11111111-2222-3333-4444-555555555555").unwrap();
         assert!(!is_left && file.state.settings.is_empty());
     }
