@@ -1,5 +1,5 @@
 //! The whole verdict: a burst of 64 frames through a [`Worker`], from the port to the host, where
-//! this node owns one bucket in four.
+//! this node owns one bucket in four, and in the tiered mode every address that frames come by.
 //!
 //! Frames are put on the port before the clock runs. The host takes each frame and forgets it, so
 //! that what is measured ends where the kernel would begin.
@@ -16,16 +16,16 @@ use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use crossbeam::queue::ArrayQueue;
 use frames::tcp_flags::{ACK, SYN};
-use frames::{HOST, OWN, SHARED, SHARED_LINK, VIP4, VIP6, ip, ip_frame, tcp, udp, vip};
+use frames::{HOST, Link, OWN, PEER, SHARED, SHARED_LINK, VIP4, VIP6, ip, ip_frame, tcp, udp, vip};
 use vipdp_core::bucket::{Bucket, BucketSet};
 use vipdp_core::counters::WorkerCounters;
 use vipdp_core::flow::FlowTable;
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::memory::MemoryPort;
 use vipdp_core::port::{BURST, Host, Refused};
-use vipdp_core::slot::SLOTS;
+use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, SharedMac, Snapshot, Vips};
-use vipdp_core::tiered::PreviousOwners;
+use vipdp_core::tiered::{Owners, PreviousOwners, Search, Tiered, TieredMac, VirtualMac};
 use vipdp_core::wire::protocol::{TCP, UDP};
 use vipdp_core::worker::{Shared, Worker};
 
@@ -56,26 +56,29 @@ fn client6(n: u32) -> IpAddr {
     Ipv6Addr::from_bits(0xfd64 << 112 | u128::from(n)).into()
 }
 
-fn worker(flows_max: usize) -> Worker<MemoryPort, Sink> {
+fn worker(flows_max: usize, ingress: Ingress) -> Worker<MemoryPort, Sink> {
+    let mut peer_macs = [None; SLOTS];
+    peer_macs[1] = Some(PEER);
     let service = Service {
         vips: Vips::new([VIP4.into(), VIP6.into()]),
         client_hash: ClientHash::new([0x5a; 16], HashInput::Address),
         sticky_udp_ports: [443].into(),
-        ingress: Ingress::SharedMac(SharedMac::unicast(SHARED)),
+        ingress,
         own_mac: OWN,
         host_mac: HOST,
         host_mtu: 1500,
         vlan: None,
-        peer_macs: [None; SLOTS],
+        peer_macs,
         egress: None,
     };
     let owned: BucketSet = Bucket::all().step_by(4).collect();
+    let owners = Owners { now: Slot::new(0), before: [Slot::new(1), None] };
     let snapshot = Snapshot {
         generation: 1,
         lease_until_ns: u64::MAX,
         holdings: Holdings::owning(&owned),
-        previous: Arc::new(PreviousOwners::none()),
-        latest: None,
+        previous: Arc::new(PreviousOwners::new(Slot::all().take(2), [(Bucket::FIRST, owners)])),
+        latest: Some(Bucket::FIRST),
         service: Arc::new(service),
     };
     let shared = Shared {
@@ -122,8 +125,9 @@ fn verdict(c: &mut Criterion<CpuTime>) {
         let syn = frames(TCP, &tcp(40_000, 53, SYN));
         let ack = frames(TCP, &tcp(40_000, 53, ACK));
 
+        let shared = Ingress::SharedMac(SharedMac::unicast(SHARED));
         let mut measure = |name: &str, flows_max: usize, before: &[Vec<u8>], frames: &[Vec<u8>]| {
-            let mut worker = worker(flows_max);
+            let mut worker = worker(flows_max, shared);
             run(&mut worker, before, (before.len() / BURST) as u64);
             group.bench_function(BenchmarkId::new(name, family), |b| {
                 b.iter_custom(|bursts| run(&mut worker, frames, bursts));
@@ -140,9 +144,46 @@ fn verdict(c: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
+/// The same in the tiered mode, where a node receives only what it owns.
+fn verdict_tiered(c: &mut Criterion<CpuTime>) {
+    let mut group = c.benchmark_group("verdict_tiered");
+    group.throughput(Throughput::Elements(BURST as u64));
+    let tiered = Tiered {
+        slot: Slot::new(0).expect("a slot"),
+        cluster: 1,
+        first4: Some(Ipv4Addr::new(10, 0, 0, 64)),
+        first6: None,
+        count: 30,
+        mac: TieredMac::Virtual,
+        search: Search::PreviousOwners,
+    };
+    let link = Link { to: VirtualMac::Address(Bucket::FIRST).mac(tiered.cluster), ..SHARED_LINK };
+    for (family, client) in [("v4", client4 as fn(u32) -> IpAddr), ("v6", client6)] {
+        let frames = |protocol, transport: &[u8]| -> Vec<Vec<u8>> {
+            let of = |n| ip_frame(link, &ip(client(n), vip(client(n)), protocol, transport));
+            (0..BURSTS * BURST as u32).map(of).collect()
+        };
+        let dns = frames(UDP, &udp(40_000, 53, 50));
+        let syn = frames(TCP, &tcp(40_000, 53, SYN));
+        let ack = frames(TCP, &tcp(40_000, 53, ACK));
+        let mut measure = |name: &str, before: &[Vec<u8>], frames: &[Vec<u8>]| {
+            let mut worker = worker(1 << 20, Ingress::Tiered(tiered));
+            run(&mut worker, before, (before.len() / BURST) as u64);
+            group.bench_function(BenchmarkId::new(name, family), |b| {
+                b.iter_custom(|bursts| run(&mut worker, frames, bursts));
+            });
+        };
+        measure("udp", &[], &dns);
+        measure("tcp_known", &syn, &ack);
+        // To the previous owner, until the rate limit says no: mostly dropped.
+        measure("tcp_unknown", &[], &ack);
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = CpuTime::criterion();
-    targets = verdict
+    targets = verdict, verdict_tiered
 }
 criterion_main!(benches);
