@@ -22,6 +22,7 @@ use tracing::{debug, error, info, warn};
 use vipdp_core::bucket::BucketSet;
 use vipdp_core::snapshot::{Holdings, Publisher, Service, Snapshot};
 use vipdp_core::tiered::PreviousOwners;
+use vipdp_io::flow_file::FlowFile;
 use vipdp_io::neighbor::EgressTable;
 
 use super::clock::monotonic_ns;
@@ -110,6 +111,8 @@ pub struct Control {
     pub gateway: Option<Gateway>,
     /// The workers, to see whether they make progress.
     pub workers: Arc<WorkerThreads>,
+    /// Where the flows outlive the process, if they do.
+    pub flow_file: Option<&'static FlowFile>,
     /// What other threads ask for.
     pub letters: Letters,
     /// h and D of the configuration.
@@ -338,6 +341,9 @@ impl Control {
     fn watch_workers(&mut self, turn: &mut Turn, now: u64) {
         if now < turn.progress_ns + STANDSTILL_NS {
             return;
+        }
+        if let Some(file) = self.flow_file {
+            file.stamp(now);
         }
         let progress = self.workers.progress();
         let moves = progress.since(&turn.progress);
