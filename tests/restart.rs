@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use vipdp_tests::capture::Capture;
+use vipdp_tests::clock::Moment;
 use vipdp_tests::lab::{Lab, Options};
 use vipdp_tests::load::Load;
 use vipdp_tests::programs::programs;
@@ -127,7 +128,7 @@ fn said_of_flows(lab: &Lab, config: &Config) -> String {
 }
 
 #[test]
-fn flows_of_another_key_boot_or_version_are_not_taken_over() {
+fn flows_of_another_key_boot_time_or_version_are_not_taken_over() {
     let lab = Lab::up(&Options { nodes: 1, spares: 1, has_vipdp: false, ..Options::default() });
     for vip in ["192.0.2.53/32", "2001:db8:53::53/128"] {
         lab.namespace("n1").run(&format!("ip address delete {vip} dev eth0"));
@@ -152,6 +153,8 @@ fn flows_of_another_key_boot_or_version_are_not_taken_over() {
     lost("it has version 2");
     change(40, b"11111111-2222-3333-4444-555555555555");
     lost("earlier boot");
+    change(192, &(Moment::now().monotonic_ns - 130_000_000_000).to_ne_bytes());
+    lost("gone for 13");
     fs::remove_file(path("cluster.key")).expect("there is one");
     let made = vipdp::command().arg("keygen").arg(path("cluster.key")).status().expect("it runs");
     assert!(made.success());
