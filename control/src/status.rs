@@ -9,7 +9,7 @@
 mod render;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +30,11 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// Who owns what, as this node knows it.
     pub buckets: BucketStatus,
-    /// The service addresses.
-    pub vips: Vec<IpAddr>,
+    /// The next-hop addresses, in the order of their numbers; none in the shared-mac mode.
+    #[serde(default)]
+    pub addresses: Vec<AddressStatus>,
+    /// The service addresses and prefixes.
+    pub vips: Vec<String>,
     /// The NIC.
     pub interface: InterfaceStatus,
     /// The workers, in ascending order of their queues.
@@ -67,7 +70,7 @@ pub struct NodeStatus {
     /// Whether the router is reached; `null` unless `partition = "gateway"`.
     #[serde(default)]
     pub gateway: Option<GatewayState>,
-    /// The ingress mode: `shared-mac`.
+    /// The ingress mode: `shared-mac` or `tiered`.
     pub mode: String,
     /// The cluster's id.
     pub cluster_id: u16,
@@ -116,7 +119,7 @@ pub struct MemberStatus {
     /// How much of what the assignment gives it the member is ready to take: 0 when it is drained,
     /// 255 when it takes all.
     pub share: u8,
-    /// How many buckets it owns.
+    /// How many buckets it owns: of next-hop addresses, in the tiered mode.
     pub buckets: u32,
     /// Its own address: where its heartbeats come from, or the configured one; if known.
     pub address: Option<IpAddr>,
@@ -144,7 +147,8 @@ pub enum MemberState {
     Unseen,
 }
 
-/// Who owns what.
+/// Who owns what. In the tiered mode bucket r is next-hop address r, and there are as many as
+/// addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketStatus {
     /// How many buckets the answering node owns.
@@ -156,6 +160,21 @@ pub struct BucketStatus {
     pub owners: Vec<Option<u8>>,
 }
 
+/// A next-hop address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressStatus {
+    /// Its number.
+    pub index: u16,
+    /// The IPv4 address of this number, if there is one.
+    pub ip4: Option<Ipv4Addr>,
+    /// The IPv6 address of this number, if there is one.
+    pub ip6: Option<Ipv6Addr>,
+    /// What it resolves to: with `mac = "node"` the owner's own, if known.
+    pub mac: Option<String>,
+    /// The owner's slot; `null` where nobody owns it.
+    pub owner: Option<u8>,
+}
+
 /// The NIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStatus {
@@ -163,10 +182,10 @@ pub struct InterfaceStatus {
     pub name: String,
     /// Its own MAC address.
     pub mac: String,
-    /// The MAC address that the IPv4 VIPs resolve to.
-    pub shared_mac_v4: String,
-    /// The MAC address that the IPv6 VIPs resolve to.
-    pub shared_mac_v6: String,
+    /// The MAC address that the IPv4 VIPs resolve to; `null` in the tiered mode.
+    pub shared_mac_v4: Option<String>,
+    /// The MAC address that the IPv6 VIPs resolve to; `null` in the tiered mode.
+    pub shared_mac_v6: Option<String>,
     /// The name of its driver.
     pub driver: String,
     /// Where the XDP program runs: `native` or `generic`.

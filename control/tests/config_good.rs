@@ -7,9 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Parser;
 use vipdp::cli;
 use vipdp::config::*;
 use vipdp_core::hash::HashInput;
+use vipdp_core::tiered::{Search, TieredMac};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config")
@@ -49,7 +51,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(node.admin, Path::new("/run/vipdp/eth0.sock"));
     assert_eq!(node.log, LogLevel::Info);
 
-    let IngressMode::SharedMac(mac) = cluster.mode;
+    let IngressMode::SharedMac(mac) = cluster.mode else { panic!("{:?}", cluster.mode) };
     assert!(matches!(mac, SharedMacConfig::Unicast(_)));
     assert_eq!(mac.macs().v4.to_string(), "02:00:5e:00:00:35");
     assert_eq!(mac.macs().v6, mac.macs().v4);
@@ -84,7 +86,7 @@ fn what_is_given_is_taken() {
     assert_eq!(node.log, LogLevel::Trace);
 
     assert_eq!((cluster.id, cluster.generation), (65_535, u32::MAX));
-    let IngressMode::SharedMac(mac) = cluster.mode;
+    let IngressMode::SharedMac(mac) = cluster.mode else { panic!("{:?}", cluster.mode) };
     let group6 = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 1, 2);
     assert_eq!(mac, SharedMacConfig::Multicast { group4: Ipv4Addr::new(239, 1, 2, 3), group6 });
     assert_eq!(mac.macs().v4.to_string(), "01:00:5e:01:02:03");
@@ -118,6 +120,59 @@ fn what_is_given_is_taken() {
 }
 
 #[test]
+fn next_hops_are_as_many_as_members_and_tiers_make() {
+    let Config { cluster, .. } = config("good/tiered");
+    let IngressMode::Tiered(tiered) = cluster.mode else { panic!("{:?}", cluster.mode) };
+    assert_eq!((tiered.tiers, tiered.compact, tiered.claims_per_s), (2, false, 200));
+    assert_eq!(tiered.first4, Some(Ipv4Addr::new(10, 0, 0, 64)));
+    assert_eq!(tiered.first6, Some("fd00::1:0".parse().unwrap()));
+    assert_eq!((tiered.mac, tiered.search), (TieredMac::Virtual, Search::PreviousOwners));
+    assert_eq!(tiered.addresses(cluster.members.len()).unwrap().len(), 30);
+    let vips: Vec<_> = cluster.vips.iter().map(ToString::to_string).collect();
+    assert_eq!(vips, ["198.51.100.0/24", "2001:db8:80::/64"]);
+
+    let Config { cluster, .. } = config("good/tiered_everything");
+    let IngressMode::Tiered(tiered) = cluster.mode else { panic!("{:?}", cluster.mode) };
+    assert_eq!((tiered.tiers, tiered.compact, tiered.claims_per_s), (3, true, 50));
+    assert_eq!((tiered.first4.is_some(), tiered.first6), (true, None));
+    assert_eq!((tiered.mac, tiered.search), (TieredMac::Node, Search::Members));
+    // The removed member keeps its place, and so the addresses of the others stay theirs.
+    assert_eq!(tiered.addresses(cluster.members.len()).unwrap().len(), 6);
+}
+
+#[test]
+fn what_a_plan_writes_is_right() {
+    for arguments in [
+        &["--nodes", "a,b"][..],
+        &[
+            "--nodes",
+            "n1,n2,n3",
+            "--tiers",
+            "3",
+            "--vips",
+            "192.0.2.53",
+            "--next-hops4",
+            "10.0.0.9",
+        ],
+        &["--nodes", "n1,n2,n3,n4,n5", "--compact", "--add", "n6", "--id", "9"],
+    ] {
+        let scratch = tempfile::tempdir().unwrap();
+        let out = scratch.path().join("files");
+        let command = ["vipdp", "plan", "--out", out.to_str().unwrap()];
+        let line = command.iter().chain(arguments);
+        let Some(cli::Command::Plan(plan)) = cli::Cli::parse_from(line).command else { panic!() };
+        vipdp::plan::run(&plan, &mut Vec::new()).unwrap();
+        cli::keygen(&out.join("cluster.key"), 1).unwrap();
+        for name in plan.nodes.iter().chain(&plan.add) {
+            let mut said = Vec::new();
+            cli::check(&out.join(format!("node-{name}.toml")), &mut said).unwrap();
+            let said = String::from_utf8(said).unwrap();
+            assert!(said.starts_with(&format!("right: node {name} (slot ")), "{said}");
+        }
+    }
+}
+
+#[test]
 fn a_router_that_is_named_guards_a_pair_and_others_where_it_is_said() {
     let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     let partition = config("good/gateway").cluster.partition;
@@ -146,7 +201,7 @@ fn a_pair_without_a_router_is_told_what_that_means() {
 #[test]
 fn groups_of_a_multicast_mac_are_made_from_the_id() {
     let cluster = config("good/multicast_defaults").cluster;
-    let IngressMode::SharedMac(mac) = cluster.mode;
+    let IngressMode::SharedMac(mac) = cluster.mode else { panic!("{:?}", cluster.mode) };
     assert_eq!(mac.macs().v4.to_string(), "01:00:5e:7f:00:35");
     assert_eq!(mac.macs().v6.to_string(), "33:33:76:64:00:35");
     let group = HeartbeatTransport::Multicast("ff02::114".parse().unwrap());
@@ -212,6 +267,32 @@ fn the_cluster_hash_is_of_the_meaning() {
     let mut hashes = std::collections::HashSet::from([base]);
     for (file, from, to) in different {
         assert!(hashes.insert(hash(file, from, to)), "{to}");
+    }
+}
+
+#[test]
+fn the_cluster_hash_covers_the_next_hops() {
+    let hash = |from: &'static str, to: &'static str| {
+        let edit = move |path: &Path, text: String| match path == Path::new("cluster.toml") {
+            true => text.replace(from, to),
+            false => text,
+        };
+        config_with("good/tiered", edit).cluster_hash
+    };
+    let base = hash("", "");
+    assert_eq!(hash("[tiered]", "[tiered]\ntiers = 2\nclaims = \"heartbeat\""), base);
+    let mut hashes = std::collections::HashSet::from([base]);
+    for (from, to) in [
+        ("10.0.0.64", "10.0.0.65"),
+        ("fd00::1:0", "fd00::1:1"),
+        ("198.51.100.0/24", "198.51.100.0/25"),
+        ("[tiered]", "[tiered]\ntiers = 3"),
+        ("[tiered]", "[tiered]\ntiers = 3\ncompact = true"),
+        ("[tiered]", "[tiered]\nmac = \"node\""),
+        ("[tiered]", "[tiered]\nsearch = \"members\""),
+        ("[tiered]", "[tiered]\nclaims_per_s = 201"),
+    ] {
+        assert!(hashes.insert(hash(from, to)), "{to}");
     }
 }
 

@@ -31,8 +31,8 @@ fn trouble_is_seen() {
     status.node.lease_ms_left = 0;
     status.node.gateway = Some(GatewayState::Unreached);
     status.node.uptime_ms = 42_000;
-    status.interface.shared_mac_v4 = "01:00:5e:7f:00:35".into();
-    status.interface.shared_mac_v6 = "33:33:76:64:00:35".into();
+    status.interface.shared_mac_v4 = Some("01:00:5e:7f:00:35".into());
+    status.interface.shared_mac_v6 = Some("33:33:76:64:00:35".into());
     status.interface.queues = 1;
     status.workers.truncate(1);
     status.workers[0].drops.clear();

@@ -7,7 +7,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use vipdp::cluster::config::{ClusterConfig, ConfigId, Member, Parameters, Partition, Timing};
+use vipdp::cluster::config::{
+    ClusterConfig, ConfigId, Lists, Member, Parameters, Partition, Timing,
+};
 use vipdp::cluster::node::{Destination, Input, Node, Output};
 use vipdp::cluster::wire::{Body, Message};
 use vipdp_core::bucket::BucketSet;
@@ -55,6 +57,7 @@ impl Life {
             members: Slot::all().map(member).collect(),
             timing: Timing::DEFAULT,
             partition: Partition::None,
+            lists: Lists::Buckets,
             assignment_seed: [9; 16],
         });
         let config = Arc::new(config.expect("a fixed configuration"));

@@ -2,6 +2,7 @@
 
 use vipdp_core::slot::{SLOTS, Slot};
 
+use super::addresses::AddressesError;
 use super::assignment::Assignment;
 
 /// What all nodes of a cluster agree on: validated, with the preference lists worked out.
@@ -24,8 +25,24 @@ pub struct Parameters {
     pub timing: Timing,
     /// What a node does when it may be cut off from the others.
     pub partition: Partition,
-    /// The seed of the preference lists.
+    /// What the preference lists are of.
+    pub lists: Lists,
+    /// The seed of the preference lists of buckets.
     pub assignment_seed: [u8; 16],
+}
+
+/// What the preference lists are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lists {
+    /// All buckets, each with all members, by their weights.
+    Buckets,
+    /// Next-hop addresses: bucket r stands for address r, the others for nothing.
+    Addresses {
+        /// How many members each address has: 2 or 3.
+        tiers: usize,
+        /// Whether three tiers make do with as many addresses as two.
+        compact: bool,
+    },
 }
 
 /// An edition of the cluster's configuration. Of two editions the greater one is the newer: by
@@ -128,6 +145,9 @@ pub enum ConfigError {
     /// Generation 0, which stands for none.
     #[error("generation 0")]
     NoGeneration,
+    /// No lists of next-hop addresses for so many members.
+    #[error(transparent)]
+    Addresses(#[from] AddressesError),
 }
 
 impl ClusterConfig {
@@ -150,7 +170,12 @@ impl ClusterConfig {
             return Err(ConfigError::NoWeight(member.slot));
         }
         timing.check()?;
-        let assignment = Assignment::new(members, parameters.assignment_seed);
+        let assignment = match parameters.lists {
+            Lists::Buckets => Assignment::new(members, parameters.assignment_seed),
+            Lists::Addresses { tiers, compact } => {
+                Assignment::of_addresses(members, tiers, compact)?
+            }
+        };
         Ok(Self { parameters, assignment })
     }
 
@@ -299,6 +324,7 @@ impl std::fmt::Debug for SlotSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vipdp_core::bucket::Bucket;
 
     fn parameters() -> Parameters {
         let member = |slot| Member { slot: Slot::new(slot).unwrap(), weight: 1, tombstone: false };
@@ -308,6 +334,7 @@ mod tests {
             members: vec![member(0), member(1)],
             timing: Timing::DEFAULT,
             partition: Partition::None,
+            lists: Lists::Buckets,
             assignment_seed: [0; 16],
         }
     }
@@ -339,6 +366,21 @@ mod tests {
             refused(|p| p.timing.linger_ns = u64::MAX),
             Some(ConfigError::TooLong(u64::MAX))
         );
+    }
+
+    #[test]
+    fn lists_are_of_addresses_where_a_router_chooses() {
+        let lists = |tiers, compact| {
+            let lists = Lists::Addresses { tiers, compact };
+            ClusterConfig::new(Parameters { lists, ..parameters() })
+        };
+        let config = lists(2, false).unwrap();
+        let of = |bucket| config.assignment().preference(Bucket::new(bucket).unwrap());
+        let [first, second] = [0, 1].map(|slot| Slot::new(slot).unwrap());
+        assert_eq!([of(0), of(1)], [[second, first], [first, second]]);
+        assert!(of(2).is_empty() && of(4095).is_empty());
+        let too_few = AddressesError::TooFewMembers { members: 2, tiers: 3 };
+        assert_eq!(lists(3, false).err(), Some(ConfigError::Addresses(too_few)));
     }
 
     #[test]

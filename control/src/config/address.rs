@@ -16,13 +16,17 @@ pub(super) fn unicast(field: &Field<'_>, what: &str) -> Result<IpAddr, ConfigErr
         return Err(field.place.error(", a prefix", "list the addresses of the prefix one by one"));
     }
     let address: IpAddr = field.parsed(what)?;
-    let unfit = match address {
-        IpAddr::V4(address) => unfit_v4(address),
-        IpAddr::V6(address) => unfit_v6(address),
-    };
-    match unfit {
+    match unfit(address) {
         Some(kind) => Err(field.place.error(&format!(", {kind}"), format!("give {what}"))),
         None => Ok(address),
+    }
+}
+
+/// Why a host cannot have the address for its clients, if so.
+pub(super) fn unfit(address: IpAddr) -> Option<&'static str> {
+    match address {
+        IpAddr::V4(address) => unfit_v4(address),
+        IpAddr::V6(address) => unfit_v6(address),
     }
 }
 

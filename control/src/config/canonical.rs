@@ -5,7 +5,8 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 use vipdp_core::hash::HashInput;
 
-use super::cluster::{ClusterFile, HeartbeatTransport, IngressMode};
+use super::cluster::{ClusterFile, HeartbeatTransport};
+use super::ingress::IngressMode;
 use super::keys::Keys;
 
 /// The first 8 bytes, big-endian, of the SHA-256 of the canonical text.
@@ -33,9 +34,25 @@ fn text(cluster: &ClusterFile) -> String {
     line("id", &cluster.id);
     line("generation", &cluster.generation);
     line("mode", &cluster.mode.label());
-    let IngressMode::SharedMac(macs) = cluster.mode;
-    line("mac4", &macs.macs().v4);
-    line("mac6", &macs.macs().v6);
+    match cluster.mode {
+        IngressMode::SharedMac(macs) => {
+            line("mac4", &macs.macs().v4);
+            line("mac6", &macs.macs().v6);
+        }
+        IngressMode::Tiered(tiered) => {
+            line("tiers", &tiered.tiers);
+            line("compact", &tiered.compact);
+            if let Some(first) = tiered.first4 {
+                line("next_hops4", &first);
+            }
+            if let Some(first) = tiered.first6 {
+                line("next_hops6", &first);
+            }
+            line("mac", &tiered.mac_label());
+            line("search", &tiered.search_label());
+            line("claims_per_s", &tiered.claims_per_s);
+        }
+    }
     for vip in vips {
         line("vip", &vip);
     }

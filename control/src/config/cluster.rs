@@ -1,20 +1,21 @@
 //! `cluster.toml`: what all nodes must agree on.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use vipdp_core::hash::HashInput;
+use vipdp_core::prefix::Prefix;
 use vipdp_core::slot::{SLOTS, Slot};
-use vipdp_core::snapshot::SharedMac;
-use vipdp_core::wire::ethernet::MacAddr;
 
 use super::address;
 use super::error::ConfigError;
+use super::ingress::{self, IngressMode, IngressRead, Kind};
 use super::node;
 use super::partition::{self, PartitionGuard};
 use super::reader::{Document, Errors, Field, Located, Place, Section};
 use super::timing::{self, TimingConfig};
+use super::vips;
 
 /// What all nodes must agree on: the contents of `cluster.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +26,9 @@ pub struct ClusterFile {
     pub generation: u32,
     /// How packets reach the nodes.
     pub mode: IngressMode,
-    /// The service addresses, at least one, without duplicates, in the order of the file.
-    pub vips: Vec<IpAddr>,
+    /// The service addresses, at least one, none in two of them, in the order of the file. In the
+    /// shared-mac mode each is a single address.
+    pub vips: Vec<Prefix>,
     /// The key file, relative paths already resolved.
     pub key_path: PathBuf,
     /// What of a client goes into its hash.
@@ -43,48 +45,6 @@ pub struct ClusterFile {
     pub heartbeat: HeartbeatConfig,
     /// The members, at least one, in ascending order of their slots.
     pub members: Vec<MemberConfig>,
-}
-
-/// How packets reach the nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IngressMode {
-    /// Every node receives every frame.
-    SharedMac(SharedMacConfig),
-}
-
-impl IngressMode {
-    /// The mode's name in the configuration and in the status.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::SharedMac(_) => "shared-mac",
-        }
-    }
-}
-
-/// The MAC addresses that the VIPs resolve to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SharedMacConfig {
-    /// One unicast address, the same for both families.
-    Unicast(SharedMac),
-    /// Those of two multicast groups, which the nodes join.
-    Multicast {
-        /// The group whose MAC address the IPv4 VIPs resolve to.
-        group4: Ipv4Addr,
-        /// The group whose MAC address the IPv6 VIPs resolve to.
-        group6: Ipv6Addr,
-    },
-}
-
-impl SharedMacConfig {
-    /// The addresses themselves.
-    pub fn macs(self) -> SharedMac {
-        match self {
-            Self::Unicast(macs) => macs,
-            Self::Multicast { group4, group6 } => {
-                SharedMac { v4: address::group_mac_v4(group4), v6: address::group_mac_v6(group6) }
-            }
-        }
-    }
 }
 
 /// How heartbeats travel: UDP on the VIPs' segment.
@@ -121,11 +81,10 @@ pub struct MemberConfig {
     pub removed: bool,
 }
 
-/// The largest number of VIPs: what the XDP program's map holds.
-pub const VIPS_MAX: usize = 256;
 /// The largest weight. Of 4096 buckets each member then gets at least one, also the one member of
 /// weight 1 among 63 of the largest.
 pub const WEIGHT_MAX: u8 = 64;
+const WEIGHT_DEFAULT: u8 = 1;
 const _: () = assert!((SLOTS - 1) * (WEIGHT_MAX as usize) < vipdp_core::bucket::BUCKETS);
 /// The largest number of sticky ports: workers search them one by one.
 pub const STICKY_UDP_PORTS_MAX: usize = 64;
@@ -192,26 +151,26 @@ fn read_rest(
         f.integer(1..=u64::from(u32::MAX), "a number that rises with each change,")
     });
     let id = id.map(|id| id.value as u16);
-    let mode = mode(section, id, errors);
-    let vips = vips(section, errors);
-    check_members_against_vips(members, &vips, errors);
-    let hash = section.or_default("hash", HashInput::Address, errors, |f| {
-        f.choice(&[
-            ("address", HashInput::Address),
-            ("address-and-port", HashInput::AddressAndPort),
-        ])
-    });
+    let ingress = ingress::read(section, id, members.len(), errors);
+    let vips = vips::read(section, ingress.kind, errors);
+    let addresses = || members.iter().filter_map(|member| member.address.as_ref());
+    vips::check_members(addresses(), &vips, errors);
+    if let (Some(Kind::Tiered), Some(tiered)) = (ingress.kind, &ingress.tiered) {
+        tiered.check(addresses(), &vips, errors);
+        check_weights(members, errors);
+    }
+    let hash = hash(section, ingress.kind, errors);
     let vlan =
         section.optional("vlan", errors, |f| f.integer(1..=4094, "an 802.1Q VLAN identifier"));
-    let partition = partition(section, members, &vips, errors);
+    let partition = partition(section, members, &vips, &ingress, errors);
     let sticky_udp_ports = sticky_udp_ports(section, errors);
     let timing =
         timing::read(section, members.iter().filter(|member| !member.removed).count(), errors);
-    let heartbeat = heartbeat(section, members, mode, errors);
+    let heartbeat = heartbeat(section, members, ingress.mode, errors);
     Some(ClusterFile {
         id: id?,
         generation: generation?.value as u32,
-        mode: mode?,
+        mode: ingress.mode?,
         vips: vips.into_iter().map(|vip| vip.value).collect(),
         key_path: PathBuf::new(),
         hash,
@@ -224,148 +183,57 @@ fn read_rest(
     })
 }
 
-fn mode(section: &mut Section<'_>, id: Option<u16>, errors: &mut Errors) -> Option<IngressMode> {
-    let mode = section.required("mode", "mode = \"shared-mac\"", errors, |f| {
-        match f.text("\"shared-mac\"")? {
-            "shared-mac" => Ok(()),
-            "tiered" | "anycast" => {
-                Err(f.place.error(", which this version cannot do yet", "give \"shared-mac\""))
-            }
-            _ => Err(f.place.error("", "give \"shared-mac\"")),
-        }
+/// What of a client decides who serves it, where the router does not.
+fn hash(section: &mut Section<'_>, kind: Option<Kind>, errors: &mut Errors) -> HashInput {
+    let hash = section.optional("hash", errors, |f| {
+        f.choice(&[
+            ("address", HashInput::Address),
+            ("address-and-port", HashInput::AddressAndPort),
+        ])
     });
-    let shared_mac = section.table("shared_mac", errors);
-    let macs = match shared_mac {
-        Some(section) => shared_mac_table(section, id, errors),
-        None => unicast_mac(id, None),
-    };
-    mode.and(macs).map(IngressMode::SharedMac)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum MacKind {
-    Unicast,
-    Multicast,
-}
-
-fn shared_mac_table(
-    mut section: Section<'_>,
-    id: Option<u16>,
-    errors: &mut Errors,
-) -> Option<SharedMacConfig> {
-    let kind = section.or_default("mac", MacKind::Unicast, errors, |f| {
-        f.choice(&[("unicast", MacKind::Unicast), ("multicast", MacKind::Multicast)])
-    });
-    let address = section.optional("address", errors, address::shared_mac);
-    let group4 = section.optional("group4", errors, group4);
-    let group6 = section.optional("group6", errors, group6);
-    section.finish(errors);
-    let unfit = |place: &Place<'_>, mac: &str, belongs: &str| {
-        let remedy = format!("remove it, or give mac = \"{belongs}\"");
-        place.error_found(format!("this key beside mac = \"{mac}\""), remedy)
-    };
-    match kind {
-        MacKind::Unicast => {
-            let groups = [group4.map(|group| group.place), group6.map(|group| group.place)];
-            for place in groups.iter().flatten() {
-                errors.push(unfit(place, "unicast", "multicast"));
-            }
-            unicast_mac(id, address)
+    match hash {
+        Some(hash) if kind == Some(Kind::Tiered) => {
+            let found = "this key beside mode = \"tiered\"".to_owned();
+            errors.push(hash.place.error_found(found, "remove it: the router spreads the clients"));
+            HashInput::Address
         }
-        MacKind::Multicast => {
-            if let Some(address) = address {
-                errors.push(unfit(&address.place, "multicast", "unicast"));
-            }
-            let [high, low] = id?.to_be_bytes();
-            // Of the block for use within a site (RFC 2365, section 6.1).
-            let default4 = Ipv4Addr::new(239, 255, high, low);
-            // Transient, of the link (RFC 4291, section 2.7).
-            let default6 = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0x7664, id?);
-            Some(SharedMacConfig::Multicast {
-                group4: group4.map_or(default4, |group| group.value),
-                group6: group6.map_or(default6, |group| group.value),
-            })
-        }
+        Some(hash) => hash.value,
+        None => HashInput::Address,
     }
 }
 
-/// The address given, or one made from the cluster's id: 02 marks it as locally administered.
-fn unicast_mac(id: Option<u16>, address: Option<Located<'_, MacAddr>>) -> Option<SharedMacConfig> {
-    let mac = match (address, id) {
-        (Some(address), _) => address.value,
-        (None, Some(id)) => {
-            let [high, low] = id.to_be_bytes();
-            MacAddr([0x02, 0x00, 0x5e, 0x00, high, low])
-        }
-        (None, None) => return None,
-    };
-    Some(SharedMacConfig::Unicast(SharedMac::unicast(mac)))
-}
-
-fn group4(field: &Field<'_>) -> Result<Ipv4Addr, ConfigError> {
-    const EXPECTED: &str = "an IPv4 group of 239.0.0.0/8, for example \"239.255.0.53\"";
-    let group: Ipv4Addr = field.parsed(EXPECTED)?;
-    if group.octets()[0] == 239 {
-        return Ok(group);
-    }
-    let why = if group.is_multicast() { ", a group that others use" } else { ", no group" };
-    Err(field.place.error(why, format!("give {EXPECTED}")))
-}
-
-fn group6(field: &Field<'_>) -> Result<Ipv6Addr, ConfigError> {
-    const EXPECTED: &str =
-        "a transient IPv6 group of the link, ff12::/16, for example \"ff12::7664:35\"";
-    let group: Ipv6Addr = field.parsed(EXPECTED)?;
-    if group.segments()[0] == 0xff12 {
-        return Ok(group);
-    }
-    let why = if group.is_multicast() { ", a group of another kind" } else { ", no group" };
-    Err(field.place.error(why, format!("give {EXPECTED}")))
-}
-
-fn vips<'s>(section: &mut Section<'s>, errors: &mut Errors) -> Vec<Located<'s, IpAddr>> {
-    const KEY: &str = "vips";
-    const EXPECTED: &str = "a list of service addresses, for example [\"192.0.2.53\"]";
-    let field = section.required(KEY, "vips = [\"192.0.2.53\"]", errors, |f| Ok(f.clone()));
-    let Some(Located { value: field, place }) = field else { return Vec::new() };
-    let elements = match field.elements(EXPECTED) {
-        Ok(elements) => elements,
-        Err(error) => {
-            errors.push(error);
-            return Vec::new();
-        }
-    };
-    if elements.is_empty() || elements.len() > VIPS_MAX {
-        let found = format!("{} addresses", elements.len());
-        errors.push(place.error_found(found, format!("give 1 to {VIPS_MAX}")));
-    }
-    let mut vips: Vec<Located<'s, IpAddr>> = Vec::new();
-    for element in elements {
-        match address::unicast(&element, "a unicast address that clients can reach") {
-            Ok(value) if vips.iter().any(|vip| vip.value == value) => {
-                errors.push(element.place.error(", for the second time", "list each VIP once"));
-            }
-            Ok(value) => vips.push(Located { value, place: element.place }),
-            Err(error) => errors.push(error),
+/// The router spreads evenly over next hops, of which each member has as many.
+fn check_weights(members: &[Member<'_>], errors: &mut Errors) {
+    for weight in members.iter().filter_map(|member| member.weight.as_ref()) {
+        if weight.value != WEIGHT_DEFAULT {
+            let remedy = "remove it: the router gives every next hop the same load";
+            errors.push(weight.place.error(" beside mode = \"tiered\"", remedy));
         }
     }
-    vips
 }
 
 /// Reads what a node does when it may be cut off. The router's addresses are nobody else's.
 fn partition(
     section: &mut Section<'_>,
     members: &[Member<'_>],
-    vips: &[Located<'_, IpAddr>],
+    vips: &[Located<'_, Prefix>],
+    ingress: &IngressRead<'_>,
     errors: &mut Errors,
 ) -> PartitionGuard {
-    let of_members = members.iter().filter_map(|member| member.address.as_ref());
-    let taken: Vec<_> = of_members
-        .map(|address| (address.value, "a member's own address"))
-        .chain(vips.iter().map(|vip| (vip.value, "a VIP")))
-        .collect();
+    let taken = |address: IpAddr| {
+        let is =
+            |member: &Member<'_>| member.address.as_ref().is_some_and(|it| it.value == address);
+        if members.iter().any(is) {
+            Some("a member's own address")
+        } else if vips.iter().any(|vip| vip.value.contains(address)) {
+            Some("a VIP")
+        } else {
+            let hops = ingress.tiered.as_ref().is_some_and(|tiered| tiered.has(address));
+            hops.then_some("a next hop of the VIPs")
+        }
+    };
     let present = members.iter().filter(|member| !member.removed).count();
-    partition::read(section, present, &taken, errors)
+    partition::read(section, present, taken, errors)
 }
 
 fn sticky_udp_ports(section: &mut Section<'_>, errors: &mut Errors) -> Vec<u16> {
@@ -476,7 +344,8 @@ struct Member<'s> {
     address: Option<Located<'s, IpAddr>>,
     /// Where an address stands, also a wrong one.
     address_place: Option<Place<'s>>,
-    weight: u8,
+    /// Its weight, if one is given.
+    weight: Option<Located<'s, u8>>,
     removed: bool,
 }
 
@@ -486,7 +355,7 @@ impl Member<'_> {
             slot: self.slot.value,
             name: self.name.value,
             address: self.address.map(|address| address.value),
-            weight: self.weight,
+            weight: self.weight.map_or(WEIGHT_DEFAULT, |weight| weight.value),
             removed: self.removed,
         }
     }
@@ -547,7 +416,7 @@ fn member<'s>(mut section: Section<'s>, errors: &mut Errors) -> Option<Member<'s
         address_place = Some(f.place.clone());
         address::unicast(f, "the member's own unicast address")
     });
-    let weight = section.or_default("weight", 1, errors, |f| {
+    let weight = section.optional("weight", errors, |f| {
         f.integer(1..=u64::from(WEIGHT_MAX), "a weight").map(|weight| weight as u8)
     });
     let removed = section.or_default("removed", false, errors, Field::boolean);
@@ -569,21 +438,6 @@ fn check_unique<'a, 's: 'a, T: std::hash::Hash + Eq>(
             errors.push(place.error(&why, format!("give each member its own {what}")));
         } else {
             seen.insert(value, place);
-        }
-    }
-}
-
-/// A member's own address is not a VIP: heartbeats would go to whoever owns the bucket.
-fn check_members_against_vips(
-    members: &[Member<'_>],
-    vips: &[Located<'_, IpAddr>],
-    errors: &mut Errors,
-) {
-    for address in members.iter().filter_map(|member| member.address.as_ref()) {
-        if let Some(vip) = vips.iter().find(|vip| vip.value == address.value) {
-            let why = format!(", which is {} in line {}", vip.place.key(), vip.place.line());
-            let remedy = "give the member's own address, which no other node has";
-            errors.push(address.place.error(&why, remedy));
         }
     }
 }

@@ -14,11 +14,15 @@ mod address;
 mod canonical;
 mod cluster;
 mod error;
+mod ingress;
 mod keys;
 mod node;
 mod partition;
 mod reader;
+mod shared_mac;
+mod tiered;
 mod timing;
+mod vips;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -26,17 +30,21 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 pub use cluster::{
-    ClusterFile, HeartbeatConfig, HeartbeatTransport, IngressMode, MemberConfig,
-    STICKY_UDP_PORTS_MAX, SharedMacConfig, VIPS_MAX, WEIGHT_MAX,
+    ClusterFile, HeartbeatConfig, HeartbeatTransport, MemberConfig, STICKY_UDP_PORTS_MAX,
+    WEIGHT_MAX,
 };
 pub use error::{ConfigError, ConfigErrors};
+pub use ingress::IngressMode;
 pub use keys::{HASH_KEY_LEN, HEARTBEAT_KEY_LEN, HeartbeatKey, Keys, key_file};
 pub use node::{
     EgressMode, INTERFACE_NAME_MAX, InterfaceName, LogLevel, NodeConfig, NotAnInterfaceName,
     PollMode, XdpMode, ZeroCopy,
 };
 pub use partition::{GATEWAYS_MAX, PartitionGuard};
+pub use shared_mac::SharedMacConfig;
+pub use tiered::TieredConfig;
 pub use timing::TimingConfig;
+pub use vips::VIPS_MAX;
 
 use cluster::ClusterRead;
 use reader::{Document, Errors, Located};

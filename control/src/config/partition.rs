@@ -57,12 +57,12 @@ enum Kind {
     Gateway,
 }
 
-/// Reads both keys, for a cluster of `present` members that are not removed. `taken` is what is
-/// somebody else's: an address, and whose it is.
+/// Reads both keys, for a cluster of `present` members that are not removed. `taken` says of an
+/// address whose it is, if it is somebody else's.
 pub(super) fn read(
     section: &mut Section<'_>,
     present: usize,
-    taken: &[(IpAddr, &str)],
+    taken: impl Fn(IpAddr) -> Option<&'static str>,
     errors: &mut Errors,
 ) -> PartitionGuard {
     let kind = section.optional("partition", errors, |f| {
@@ -117,7 +117,7 @@ fn check_majority(place: &Place<'_>, present: usize, errors: &mut Errors) {
 fn addresses(
     field: &Field<'_>,
     place: &Place<'_>,
-    taken: &[(IpAddr, &str)],
+    taken: impl Fn(IpAddr) -> Option<&'static str>,
     errors: &mut Errors,
 ) -> Vec<IpAddr> {
     let expected = format!("a list of the router's addresses, for example `{EXAMPLE}`");
@@ -138,8 +138,8 @@ fn addresses(
             Ok(value) if addresses.contains(&value) => {
                 errors.push(element.place.error(", for the second time", "list each once"));
             }
-            Ok(value) => match taken.iter().find(|(other, _)| *other == value) {
-                Some((_, whose)) => {
+            Ok(value) => match taken(value) {
+                Some(whose) => {
                     let remedy = "give an address of the router's own on the segment";
                     errors.push(element.place.error(&format!(", {whose}"), remedy));
                 }

@@ -199,6 +199,11 @@ impl<'s> Field<'s> {
 }
 
 impl<'s> Section<'s> {
+    /// Whether `key` is there and was not taken yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// The value of `key`, which may be absent.
     pub(super) fn take(&mut self, key: &'static str) -> Option<Field<'s>> {
         self.known.insert(key);

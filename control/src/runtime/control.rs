@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, error, info, warn};
 use vipdp_core::bucket::BucketSet;
-use vipdp_core::snapshot::{Holdings, Publisher, Service, Snapshot};
+use vipdp_core::snapshot::{Holdings, Ingress, Publisher, Service, Snapshot};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_io::flow_file::FlowFile;
 use vipdp_io::neighbor::EgressTable;
@@ -87,6 +87,8 @@ pub struct ControlView {
     pub retired: usize,
     /// Whether the router is reached, if it is asked.
     pub gateway: Option<bool>,
+    /// How packets reach the nodes.
+    pub ingress: Ingress,
 }
 
 /// What the control thread works with.
@@ -285,6 +287,7 @@ impl Control {
                         generation: turn.generation,
                         retired: self.publisher.retired(),
                         gateway: self.gateway.as_ref().map(Gateway::is_reached),
+                        ingress: self.service.ingress,
                     };
                     // Whoever asked may have given up waiting.
                     let _ = answer.send(view);
@@ -295,10 +298,11 @@ impl Control {
                     let _ = answer.send(());
                 }
                 Letter::Reload(reload, answer) => {
-                    let Reload { cluster, keyring, route, gateway } = *reload;
+                    let Reload { cluster, keyring, route, gateway, reach } = *reload;
                     info!(generation = cluster.id().generation, "staging a configuration");
                     self.keyring = keyring;
                     self.transport.set_route(route);
+                    self.service.ingress = reach.ingress;
                     self.set_gateway(turn, gateway);
                     self.step(turn, monotonic_ns(), Input::Config(cluster));
                     let _ = answer.send(());

@@ -4,7 +4,6 @@
 //! ruled out, the kernel is told not to answer for the VIPs before it has them, and no frame is
 //! taken from the kernel before there is a socket that takes it.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -13,25 +12,22 @@ use tracing::{info, warn};
 use vipdp_core::counters::WorkerCounters;
 use vipdp_core::flow::{FlowTable, Seconds};
 use vipdp_core::hash::ClientHash;
-use vipdp_core::prefix::Prefix;
 use vipdp_core::slot::SLOTS;
-use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, SharedMac, Snapshot, Vips};
+use vipdp_core::snapshot::{Holdings, Publication, Service, Snapshot, Vips};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::worker::{Shared, Worker};
 use vipdp_io::af_xdp::{self, AfXdpPort};
 use vipdp_io::flow_file::{FlowFile, Found};
 use vipdp_io::host::{EgressTap, HostGuard, HostPlan};
 use vipdp_io::link::Link;
-use vipdp_io::membership::Membership;
 use vipdp_io::neighbor::EgressTable;
 use vipdp_io::tap::{Tap, TapQueue};
-use vipdp_io::xdp::{self, AttachMode, NextHops, Program};
+use vipdp_io::xdp::{self, AttachMode, Program};
 
 use super::clock::monotonic_ns;
+use super::reach::{Intake, Reach};
 use super::workers::{Start, WorkerThreads};
-use crate::config::{
-    Config, EgressMode, IngressMode, PollMode, SharedMacConfig, XdpMode, ZeroCopy,
-};
+use crate::config::{Config, EgressMode, PollMode, XdpMode, ZeroCopy};
 
 /// How many next hops may wait for resolution. A burst's worth: the control thread looks many times
 /// a second.
@@ -48,10 +44,8 @@ pub struct DataPlane {
     pub workers: WorkerThreads,
     /// The host's settings, to be put back.
     pub host: HostGuard,
-    /// The XDP program on the NIC.
-    pub program: Program,
-    /// What the NIC accepts beside its own address.
-    pub membership: Membership,
+    /// What lets frames in.
+    pub intake: Intake,
     /// The NIC, as it was at the start.
     pub link: Link,
     /// What the workers share.
@@ -76,13 +70,10 @@ impl DataPlane {
         let link = Link::read(interface)?;
         link.require_running()?;
         let vips = &config.cluster.vips;
-        let IngressMode::SharedMac(shared_mac) = config.cluster.mode;
-
-        let prefixes: Vec<Prefix> = vips.iter().copied().map(Prefix::from).collect();
-        let next_hops = NextHops::default();
+        let reach = Reach::new(config)?;
 
         let mut program =
-            Program::attach(interface, attach_mode(config.node.xdp), &prefixes, &next_hops)?;
+            Program::attach(interface, attach_mode(config.node.xdp), vips, &reach.next_hops)?;
         // Attaching can change their number.
         let queues = xdp::rx_queues(interface)
             .with_context(|| format!("cannot count the receive queues of {interface}"))?;
@@ -90,23 +81,21 @@ impl DataPlane {
         let host = HostPlan {
             interface: interface.to_owned(),
             tap: config.node.tap.as_str().to_owned(),
-            vips: prefixes,
-            next_hops,
-            group_mac: matches!(shared_mac, SharedMacConfig::Multicast { .. }),
-            own_mac: false,
+            vips: vips.clone(),
+            next_hops: reach.next_hops,
+            group_mac: reach.is_by_group(),
+            own_mac: reach.is_by_own_mac(),
             busy_poll: config.node.poll == PollMode::Busy,
             egress_tap: (config.node.egress == EgressMode::Tap).then(EgressTap::default),
             state_dir: config.node.state_dir.clone(),
         }
         .apply()?;
-        let SharedMac { v4, v6 } = shared_mac.macs();
-        let membership =
-            Membership::join(&link, &[v4, v6], &groups(shared_mac), vips.iter().copied())?;
+        let membership = reach.join(&link)?;
         let egress = match config.node.egress {
             EgressMode::Tap => Some(EgressTable::new(&link)?),
             EgressMode::Direct => None,
         };
-        let service = service(config, &link, host.tap(), shared_mac);
+        let service = service(config, &link, host.tap(), &reach);
         let (flows, flow_file) = flow_table(config, &service.client_hash)?;
         let shared = shared(&service, flows);
         let ports = (0..queues)
@@ -119,8 +108,7 @@ impl DataPlane {
         Ok(Self {
             workers,
             host,
-            program,
-            membership,
+            intake: Intake { program, membership },
             link,
             shared,
             flow_file,
@@ -139,21 +127,13 @@ const fn attach_mode(mode: XdpMode) -> AttachMode {
     }
 }
 
-/// The groups whose MAC addresses the VIPs resolve to.
-fn groups(shared_mac: SharedMacConfig) -> Vec<IpAddr> {
-    match shared_mac {
-        SharedMacConfig::Unicast(_) => Vec::new(),
-        SharedMacConfig::Multicast { group4, group6 } => vec![group4.into(), group6.into()],
-    }
-}
-
-fn service(config: &Config, link: &Link, tap: &Link, shared_mac: SharedMacConfig) -> Service {
+fn service(config: &Config, link: &Link, tap: &Link, reach: &Reach) -> Service {
     let cluster = &config.cluster;
     Service {
-        vips: Vips::new(cluster.vips.iter().copied().map(Prefix::from)),
+        vips: Vips::new(cluster.vips.iter().copied()),
         client_hash: ClientHash::new(config.keys.hash_key(), cluster.hash),
         sticky_udp_ports: cluster.sticky_udp_ports.as_slice().into(),
-        ingress: Ingress::SharedMac(shared_mac.macs()),
+        ingress: reach.ingress,
         own_mac: link.mac,
         host_mac: tap.mac,
         host_mtu: tap.mtu.min(u32::from(u16::MAX)) as u16,

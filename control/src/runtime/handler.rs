@@ -1,15 +1,19 @@
 //! What the admin socket is told of the running node.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use vipdp_core::bucket::BUCKETS;
+use vipdp_core::bucket::{BUCKETS, Bucket};
 use vipdp_core::counters::{Count, WorkerCounters};
 use vipdp_core::decide::Now;
 use vipdp_core::flow::FlowState;
+use vipdp_core::slot::Slot;
+use vipdp_core::snapshot::Ingress;
+use vipdp_core::tiered::TieredMac;
 use vipdp_core::verdict::DropReason;
+use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::worker::Shared;
 use vipdp_io::link::Link;
 use vipdp_io::xdp::AttachMode;
@@ -17,16 +21,17 @@ use vipdp_io::xdp::AttachMode;
 use super::clock::monotonic_ns;
 use super::control::{ControlView, HeartbeatCounts};
 use super::mailbox::{Mailbox, NoAnswer};
+use super::reach::Intake;
 use super::reload::Reload;
 use super::workers::{WorkerThread, WorkerThreads};
 use crate::admin::{AdminHandler, Refusal};
 use crate::cluster::auth::OpenError;
 use crate::cluster::node::{Life, MemberView, State, View};
-use crate::config::Config;
+use crate::config::{Config, IngressMode};
 use crate::status::{
-    AdminStatus, BucketStatus, FORMAT, FlowStatus, GatewayState, HeartbeatStatus, InterfaceStatus,
-    KernelCounts, MemberState, MemberStatus, NodeState, NodeStatus, SnapshotStatus, Status,
-    VerdictCounts, WorkerStatus,
+    AddressStatus, AdminStatus, BucketStatus, FORMAT, FlowStatus, GatewayState, HeartbeatStatus,
+    InterfaceStatus, KernelCounts, MemberState, MemberStatus, NodeState, NodeStatus,
+    SnapshotStatus, Status, VerdictCounts, WorkerStatus,
 };
 
 /// What does not change while the node runs, and where the rest is.
@@ -39,8 +44,8 @@ pub struct Facts {
     pub link: Link,
     /// How many receive queues it has.
     pub queues: u32,
-    /// Where the XDP program runs.
-    pub xdp_mode: AttachMode,
+    /// What lets frames in.
+    pub intake: Arc<Mutex<Intake>>,
     /// The flow table.
     pub shared: Shared,
     /// The workers.
@@ -77,8 +82,9 @@ impl AdminHandler for Handler {
             format: FORMAT,
             node: self.node(&config, &control, now_ns),
             members: members(&config, &control.view),
-            buckets: buckets(&control.view, config.node.slot.get()),
-            vips: config.cluster.vips.clone(),
+            buckets: buckets(&control),
+            addresses: addresses(&control, self.facts.link.mac),
+            vips: config.cluster.vips.iter().map(ToString::to_string).collect(),
             interface: self.interface(&config),
             workers: self.facts.workers.iter().map(worker).collect(),
             flows: self.flows(now_ns),
@@ -100,6 +106,10 @@ impl AdminHandler for Handler {
         let new = Config::load(&self.facts.path).map_err(|error| refused(error.into()))?;
         let running = self.facts.config.load();
         let reload = Reload::new(&running, &new).map_err(refused)?;
+        let mut intake = self.facts.intake.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before a member could own what is new to this node.
+        intake.change(&self.facts.link, &reload.reach).map_err(|error| refused(error.into()))?;
+        drop(intake);
         self.facts.mailbox.reload(reload)?;
         self.facts.config.store(Arc::new(new));
         Ok(())
@@ -136,13 +146,18 @@ impl Handler {
     }
 
     fn interface(&self, config: &Config) -> InterfaceStatus {
-        let Facts { link, queues, xdp_mode, .. } = &self.facts;
-        let crate::config::IngressMode::SharedMac(shared_mac) = config.cluster.mode;
+        let Facts { link, queues, intake, .. } = &self.facts;
+        let shared_mac = match config.cluster.mode {
+            IngressMode::SharedMac(shared_mac) => Some(shared_mac.macs()),
+            IngressMode::Tiered(_) => None,
+        };
+        let intake = intake.lock().unwrap_or_else(PoisonError::into_inner);
+        let xdp_mode = intake.program.attach_mode();
         InterfaceStatus {
             name: link.name.clone(),
             mac: link.mac.to_string(),
-            shared_mac_v4: shared_mac.macs().v4.to_string(),
-            shared_mac_v6: shared_mac.macs().v6.to_string(),
+            shared_mac_v4: shared_mac.map(|macs| macs.v4.to_string()),
+            shared_mac_v6: shared_mac.map(|macs| macs.v6.to_string()),
             driver: link.driver().unwrap_or_else(|| "virtual".to_owned()),
             xdp_mode: match xdp_mode {
                 AttachMode::Generic => "generic",
@@ -196,14 +211,45 @@ const fn ms(ns: u64) -> u64 {
     ns / 1_000_000
 }
 
-fn buckets(view: &View, own: u8) -> BucketStatus {
-    let owners: Vec<_> = view.owners.iter().map(|owner| owner.map(|slot| slot.get())).collect();
-    debug_assert_eq!(owners.len(), BUCKETS);
+/// The buckets; where they stand for next-hop addresses, as many as there are of these.
+fn buckets(control: &ControlView) -> BucketStatus {
+    let view = &control.view;
+    debug_assert_eq!(view.owners.len(), BUCKETS);
+    let count = match control.ingress {
+        Ingress::SharedMac(_) => BUCKETS,
+        Ingress::Tiered(tiered) => usize::from(tiered.count),
+    };
+    let owners = view.owners.iter().take(count);
+    let owners: Vec<_> = owners.map(|owner| owner.map(|slot| slot.get())).collect();
     BucketStatus {
-        owned: owners.iter().filter(|&&owner| owner == Some(own)).count() as u32,
+        owned: owners.iter().filter(|&&owner| owner == Some(view.slot.get())).count() as u32,
         unowned: owners.iter().filter(|owner| owner.is_none()).count() as u32,
         owners,
     }
+}
+
+/// The next-hop addresses; none in the shared-mac mode.
+fn addresses(control: &ControlView, own_mac: MacAddr) -> Vec<AddressStatus> {
+    let Ingress::Tiered(tiered) = control.ingress else { return Vec::new() };
+    let address = |(number, owner): (Bucket, &Option<Slot>)| {
+        let mac = match tiered.mac {
+            TieredMac::Virtual => Some(tiered.mac_of(number, own_mac)),
+            TieredMac::Node => {
+                let seen =
+                    |owner| control.view.members.iter().find(|seen| Some(seen.slot) == owner);
+                seen(*owner).and_then(|seen| seen.mac)
+            }
+        };
+        AddressStatus {
+            index: number.get(),
+            ip4: tiered.address_v4(number),
+            ip6: tiered.address_v6(number),
+            mac: mac.map(|mac| mac.to_string()),
+            owner: owner.map(|slot| slot.get()),
+        }
+    };
+    let count = usize::from(tiered.count);
+    Bucket::all().zip(&control.view.owners).take(count).map(address).collect()
 }
 
 fn worker(thread: &WorkerThread) -> WorkerStatus {

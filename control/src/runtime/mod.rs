@@ -15,13 +15,14 @@ mod handler;
 mod mailbox;
 mod overlap;
 pub(crate) mod random;
+mod reach;
 mod reload;
 mod transport;
 mod workers;
 
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -38,9 +39,11 @@ use vipdp_io::realtime;
 
 use crate::admin::{AdminHandler, AdminServer, Limits};
 use crate::cluster::auth::{KeyId, Keyring};
-use crate::cluster::config::{ClusterConfig, ConfigId, Member, Parameters, Partition, Timing};
+use crate::cluster::config::{
+    ClusterConfig, ConfigId, Lists, Member, Parameters, Partition, Timing,
+};
 use crate::cluster::node::Node;
-use crate::config::{Config, HeartbeatTransport, PartitionGuard};
+use crate::config::{Config, HeartbeatTransport, IngressMode, PartitionGuard};
 use clock::monotonic_ns;
 use control::Control;
 use dataplane::DataPlane;
@@ -78,19 +81,11 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         check_realtime()?;
     }
     let dataplane = DataPlane::start(config)?;
-    let DataPlane {
-        workers,
-        program,
-        host,
-        membership,
-        link,
-        shared,
-        flow_file,
-        service,
-        egress,
-        queues,
-    } = dataplane;
+    let DataPlane { workers, host, intake, link, shared, flow_file, service, egress, queues } =
+        dataplane;
     let workers = Arc::new(workers);
+    let xdp_mode = intake.program.attach_mode();
+    let intake = Arc::new(Mutex::new(intake));
     let transport = route(config)
         .and_then(|route| Ok(Transport::open(route)?))
         .context("cannot open the heartbeats' socket")?;
@@ -124,7 +119,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         config: ArcSwap::from_pointee(config.clone()),
         link,
         queues,
-        xdp_mode: program.attach_mode(),
+        intake: Arc::clone(&intake),
         shared: shared.clone(),
         workers: Arc::clone(&workers),
         mailbox: mailbox.clone(),
@@ -138,7 +133,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
     info!(
         interface = config.node.interface.as_str(),
         queues,
-        xdp = ?program.attach_mode(),
+        xdp = ?xdp_mode,
         "running"
     );
 
@@ -149,8 +144,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
     // Until the host has the VIPs no more, the program keeps packets to them from it: it would
     // reset connections that another node has.
     let restored = host.restore().context("not everything on the host could be put back");
-    drop(program);
-    drop(membership);
+    drop(intake);
     info!("ended");
     outcome.and(restored.map(drop))
 }
@@ -272,6 +266,12 @@ pub fn cluster_config(config: &Config) -> Result<ClusterConfig> {
             PartitionGuard::None => Partition::None,
             PartitionGuard::Majority => Partition::Majority,
             PartitionGuard::Gateway(_) => Partition::Gateway,
+        },
+        lists: match cluster.mode {
+            IngressMode::SharedMac(_) => Lists::Buckets,
+            IngressMode::Tiered(tiered) => {
+                Lists::Addresses { tiers: tiered.tiers, compact: tiered.compact }
+            }
         },
         assignment_seed: config.keys.assignment_seed(),
     };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::gateway::Gateway;
+use super::reach::Reach;
 use super::transport::Route;
 use crate::cluster::auth::Keyring;
 use crate::cluster::config::{ClusterConfig, Timing};
@@ -25,6 +26,8 @@ pub struct Reload {
     pub route: Route,
     /// Which router is asked.
     pub gateway: GatewayChange,
+    /// How packets reach a node of either configuration.
+    pub reach: Reach,
 }
 
 /// What becomes of the questions to the router.
@@ -95,6 +98,7 @@ impl Reload {
             keyring: super::keyring(new)?,
             route: super::route(new)?,
             gateway,
+            reach: Reach::new(running)?.and(Reach::new(new)?),
         })
     }
 }
@@ -120,7 +124,7 @@ fn fixed_changes(running: &Config, new: &Config) -> Vec<&'static str> {
         ("admin", a.admin != b.admin),
         ("log", a.log != b.log),
         ("id", c.id != d.id),
-        ("mode or [shared_mac]", c.mode != d.mode),
+        ("mode, [shared_mac] or [tiered]", c.mode != d.mode),
         ("vips", c.vips != d.vips),
         ("hash", c.hash != d.hash),
         ("sticky_udp_ports", c.sticky_udp_ports != d.sticky_udp_ports),

@@ -3,13 +3,18 @@
 use std::fmt::{self, Display, Write};
 
 use super::{
-    Counts, GatewayState, KernelCounts, MemberState, MemberStatus, NodeState, Status, WorkerStatus,
+    AddressStatus, Counts, GatewayState, KernelCounts, MemberState, MemberStatus, NodeState,
+    Status, WorkerStatus,
 };
+
+/// How many of its own next-hop addresses a node shows to people.
+const ADDRESSES_SHOWN: usize = 20;
 
 impl Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.render_node(f)?;
         self.render_members(f)?;
+        self.render_addresses(f)?;
         self.render_interface(f)?;
         self.render_workers(f)?;
         self.render_totals(f)
@@ -65,8 +70,7 @@ impl Status {
             "cluster {}, mode {}, generation {}{staged}, hash {}",
             node.cluster_id, node.mode, node.generation, node.config_hash
         )?;
-        let vips: Vec<_> = self.vips.iter().map(ToString::to_string).collect();
-        writeln!(f, "VIPs {}", vips.join(", "))
+        writeln!(f, "VIPs {}", self.vips.join(", "))
     }
 
     fn render_members(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,7 +80,7 @@ impl Status {
             ("MEMBER", Align::Left),
             ("STATE", Align::Left),
             ("SHARE", Align::Right),
-            ("BUCKETS", Align::Right),
+            (if self.is_tiered() { "ADDRESSES" } else { "BUCKETS" }, Align::Right),
             ("OF ALL", Align::Right),
             ("HEARD", Align::Right),
             ("ADDRESS", Align::Left),
@@ -87,7 +91,41 @@ impl Status {
         }
         write!(f, "\n{table}")?;
         let (owned, unowned) = (self.buckets.owned, self.buckets.unowned);
-        writeln!(f, "{owned} of {all} buckets are this node's, {unowned} nobody's")
+        let what = if self.is_tiered() { "addresses" } else { "buckets" };
+        writeln!(f, "{owned} of {all} {what} are this node's, {unowned} nobody's")
+    }
+
+    /// Whether buckets are next-hop addresses.
+    fn is_tiered(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
+    /// This node's next-hop addresses, as many as fit a screen.
+    fn render_addresses(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = |address: &&AddressStatus| address.owner == Some(self.node.slot);
+        let own: Vec<_> = self.addresses.iter().filter(own).collect();
+        if own.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new(&[
+            ("NUMBER", Align::Right),
+            ("NEXT HOP", Align::Left),
+            ("", Align::Left),
+            ("MAC", Align::Left),
+        ]);
+        for address in own.iter().take(ADDRESSES_SHOWN) {
+            table.row(vec![
+                address.index.to_string(),
+                address.ip4.map_or_else(String::new, |ip| ip.to_string()),
+                address.ip6.map_or_else(String::new, |ip| ip.to_string()),
+                address.mac.clone().unwrap_or_else(|| "-".to_owned()),
+            ]);
+        }
+        write!(f, "\n{table}")?;
+        match own.len().saturating_sub(ADDRESSES_SHOWN) {
+            0 => Ok(()),
+            more => writeln!(f, "and {more} more: --json lists all"),
+        }
     }
 
     fn render_interface(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,10 +141,10 @@ impl Status {
             interface.tap
         )?;
         let (v4, v6) = (&interface.shared_mac_v4, &interface.shared_mac_v6);
-        if v4 == v6 {
-            writeln!(f, "shared MAC {v4}")
-        } else {
-            writeln!(f, "shared MAC {v4} (IPv4), {v6} (IPv6)")
+        match (v4, v6) {
+            (Some(v4), Some(v6)) if v4 == v6 => writeln!(f, "shared MAC {v4}"),
+            (Some(v4), Some(v6)) => writeln!(f, "shared MAC {v4} (IPv4), {v6} (IPv6)"),
+            _ => Ok(()),
         }
     }
 

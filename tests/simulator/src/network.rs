@@ -17,7 +17,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::{Arc, Mutex};
 
 use vipdp::cluster::auth::{KEY_LEN, KeyId, Keyring, OpenError, open, seal};
-use vipdp::cluster::config::{ClusterConfig, ConfigId, Member, Parameters, Partition, Timing};
+use vipdp::cluster::config::{
+    ClusterConfig, ConfigId, Lists, Member, Parameters, Partition, Timing,
+};
 use vipdp::cluster::node::{
     Alarm, Destination, Input, Life, MemberView, Node, Output, State, View,
 };
@@ -66,6 +68,7 @@ pub fn parameters(count: usize) -> Parameters {
         members: (0..count).map(member).collect(),
         timing: Timing::DEFAULT,
         partition: Partition::None,
+        lists: Lists::Buckets,
         assignment_seed: [5; 16],
     }
 }

@@ -5,7 +5,7 @@
 use vipdp_core::bucket::Bucket;
 
 use super::*;
-use crate::cluster::config::{ConfigId, Member, Parameters, Partition};
+use crate::cluster::config::{ConfigId, Lists, Member, Parameters, Partition};
 use crate::cluster::wire::{Body, Entry, EntryFlags, Header, NodeFlags, proof, session_tag};
 
 mod votes;
@@ -27,6 +27,7 @@ fn parameters(partition: Partition) -> Parameters {
         members: (0..3).map(member).collect(),
         timing: Timing::DEFAULT,
         partition,
+        lists: Lists::Buckets,
         assignment_seed: [9; 16],
     }
 }

@@ -1,0 +1,162 @@
+//! How packets to the VIPs reach this node: what the NIC and the XDP program are to let in, and
+//! what the workers then make of it.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use vipdp_core::bucket::Bucket;
+use vipdp_core::prefix::Prefix;
+use vipdp_core::snapshot::{Ingress, SharedMac};
+use vipdp_core::tiered::{Tiered, TieredMac, VirtualMac};
+use vipdp_core::wire::ethernet::MacAddr;
+use vipdp_io::link::Link;
+use vipdp_io::membership::{Membership, MembershipError};
+use vipdp_io::xdp::{NextHops, Program, XdpError};
+
+use crate::config::{Config, IngressMode, SharedMacConfig, TieredConfig};
+
+/// How packets to the VIPs reach a node of a given configuration.
+#[derive(Clone, Debug)]
+pub struct Reach {
+    /// The ingress mode, as workers know it.
+    pub ingress: Ingress,
+    /// The addresses that a router sends packets to VIPs by: none in the shared-mac mode.
+    pub next_hops: NextHops,
+    /// The MAC addresses besides its own that frames to this node carry.
+    macs: Vec<MacAddr>,
+    /// The groups whose members get frames to the VIPs.
+    groups: Vec<IpAddr>,
+    /// The addresses for which this node may have to answer.
+    asked_for: Vec<IpAddr>,
+}
+
+impl Reach {
+    /// What `config` says.
+    ///
+    /// # Errors
+    /// When there are no next-hop addresses for so many members, which its checks ruled out.
+    pub fn new(config: &Config) -> Result<Self> {
+        match config.cluster.mode {
+            IngressMode::SharedMac(shared_mac) => Ok(Self::shared_mac(config, shared_mac)),
+            IngressMode::Tiered(tiered) => Self::tiered(config, &tiered),
+        }
+    }
+
+    fn shared_mac(config: &Config, shared_mac: SharedMacConfig) -> Self {
+        let SharedMac { v4, v6 } = shared_mac.macs();
+        Self {
+            ingress: Ingress::SharedMac(shared_mac.macs()),
+            next_hops: NextHops::default(),
+            macs: vec![v4, v6],
+            groups: match shared_mac {
+                SharedMacConfig::Unicast(_) => Vec::new(),
+                SharedMacConfig::Multicast { group4, group6 } => {
+                    vec![group4.into(), group6.into()]
+                }
+            },
+            asked_for: config.cluster.vips.iter().copied().map(Prefix::network).collect(),
+        }
+    }
+
+    fn tiered(config: &Config, tiered: &TieredConfig) -> Result<Self> {
+        let members = &config.cluster.members;
+        let addresses = tiered.addresses(members.len()).context("no next-hop addresses")?;
+        let own = members.iter().position(|member| member.slot == config.node.slot);
+        let own = own.context("this node is no member")? as u8;
+        let ingress = Tiered {
+            slot: config.node.slot,
+            cluster: config.cluster.id,
+            first4: tiered.first4,
+            first6: tiered.first6,
+            count: addresses.len() as u16,
+            mac: tiered.mac,
+            search: tiered.search,
+        };
+        let numbers = addresses.lists().enumerate().filter(|(_, list)| list.contains(&own));
+        let numbers: Vec<_> = numbers.filter_map(|(at, _)| Bucket::new(at as u16)).collect();
+        Ok(Self {
+            ingress: Ingress::Tiered(ingress),
+            next_hops: NextHops::from(&ingress),
+            macs: match tiered.mac {
+                TieredMac::Virtual => {
+                    let mac = |&number| VirtualMac::Address(number).mac(config.cluster.id);
+                    numbers.iter().map(mac).collect()
+                }
+                TieredMac::Node => Vec::new(),
+            },
+            groups: Vec::new(),
+            asked_for: numbers
+                .iter()
+                .flat_map(|&number| {
+                    let v4 = ingress.address_v4(number).map(IpAddr::V4);
+                    v4.into_iter().chain(ingress.address_v6(number).map(IpAddr::V6))
+                })
+                .collect(),
+        })
+    }
+
+    /// What lets in the frames of either: `other` is of a configuration that may be activated, or of
+    /// one that still runs. They differ by members alone.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        if let (Ingress::Tiered(ours), Ingress::Tiered(theirs)) =
+            (&mut self.ingress, &other.ingress)
+        {
+            ours.count = ours.count.max(theirs.count);
+            self.next_hops = NextHops::from(&*ours);
+        }
+        self.macs.extend(other.macs);
+        self.asked_for.extend(other.asked_for);
+        self
+    }
+
+    /// Whether frames to the VIPs are addressed to the node itself.
+    pub fn is_by_own_mac(&self) -> bool {
+        matches!(&self.ingress, Ingress::Tiered(tiered) if tiered.mac == TieredMac::Node)
+    }
+
+    /// Whether frames to the VIPs are addressed to a group.
+    pub fn is_by_group(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// Has the NIC let in what is to reach this node, for as long as the membership lives.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn join(&self, link: &Link) -> Result<Membership, MembershipError> {
+        Membership::join(link, &self.macs, &self.groups, self.asked_for.iter().copied())
+    }
+}
+
+/// What lets frames in: held until the host has the VIPs no more.
+#[derive(Debug)]
+pub struct Intake {
+    /// The XDP program on the NIC.
+    pub program: Program,
+    /// What the NIC accepts beside its own address.
+    pub membership: Membership,
+}
+
+/// The intake cannot be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum IntakeError {
+    /// The NIC does not accept what it should.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// The XDP program does not take the next hops.
+    #[error(transparent)]
+    Xdp(#[from] XdpError),
+}
+
+impl Intake {
+    /// Lets in what `reach` says. What it let in before and still should, it does all the time.
+    ///
+    /// # Errors
+    /// When the kernel refuses; then more is let in than before, or the same.
+    pub fn change(&mut self, link: &Link, reach: &Reach) -> Result<(), IntakeError> {
+        self.membership = reach.join(link)?;
+        self.program.set_next_hops(&reach.next_hops)?;
+        Ok(())
+    }
+}
