@@ -34,6 +34,8 @@ pub struct Assignment {
     rows: Box<[Slot]>,
     row_len: usize,
     seed: u64,
+    /// Whether buckets stand for next-hop addresses.
+    addresses: bool,
 }
 
 impl Assignment {
@@ -59,7 +61,7 @@ impl Assignment {
             tail.sort_unstable_by_key(|&key| Reverse(key));
             rows.extend(tail.iter().map(|&(_, slot)| slot));
         }
-        Self { rows: rows.into(), row_len: members.len(), seed: hash.0 }
+        Self { rows: rows.into(), row_len: members.len(), seed: hash.0, addresses: false }
     }
 
     /// The lists of next-hop addresses: bucket r has the nodes of address r, `tiers` of them, and
@@ -75,7 +77,7 @@ impl Assignment {
     ) -> Result<Self, AddressesError> {
         let addresses = Addresses::new(members.len(), tiers, compact)?;
         let slots = addresses.lists().flatten().map(|&node| members[usize::from(node)].slot);
-        Ok(Self { rows: slots.collect(), row_len: tiers, seed: 0 })
+        Ok(Self { rows: slots.collect(), row_len: tiers, seed: 0, addresses: true })
     }
 
     /// The members, tombstones included, that may serve `bucket`, in the order in which they should:
@@ -83,6 +85,16 @@ impl Assignment {
     pub fn preference(&self, bucket: Bucket) -> &[Slot] {
         let start = bucket.index() * self.row_len;
         self.rows.get(start..start + self.row_len).unwrap_or_default()
+    }
+
+    /// The buckets that have lists.
+    pub fn buckets(&self) -> impl Iterator<Item = Bucket> + use<> {
+        Bucket::all().take(self.rows.len() / self.row_len)
+    }
+
+    /// Whether buckets stand for next-hop addresses.
+    pub fn is_of_addresses(&self) -> bool {
+        self.addresses
     }
 
     /// The place of `slot` in the list of `bucket`, counted from 0; `None` if it is not there.

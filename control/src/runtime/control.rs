@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, error, info, warn};
-use vipdp_core::bucket::BucketSet;
+use vipdp_core::bucket::{Bucket, BucketSet};
 use vipdp_core::snapshot::{Holdings, Ingress, Publisher, Service, Snapshot};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_io::flow_file::FlowFile;
@@ -133,6 +133,10 @@ struct Turn {
     /// What was released since the last table.
     released: BucketSet,
     lease_until_ns: u64,
+    /// Who has and had each next-hop address.
+    owners: Arc<PreviousOwners>,
+    /// The bucket that this node became owner of last.
+    latest: Option<Bucket>,
     progress: Progress,
     progress_ns: u64,
     willing: bool,
@@ -158,6 +162,8 @@ impl Control {
             overlap: Overlap::new(self.timing.heartbeat_ns),
             released: BucketSet::EMPTY,
             lease_until_ns: 0,
+            owners: Arc::new(PreviousOwners::none()),
+            latest: None,
             progress: self.workers.progress(),
             progress_ns: now,
             willing: true,
@@ -396,15 +402,19 @@ impl Control {
 
     fn execute(&mut self, turn: &mut Turn, output: Output) {
         match output {
-            Output::PublishTable { holdings, lease_until_ns } => {
+            Output::PublishTable { holdings, lease_until_ns, owners } => {
                 turn.overlap.change(monotonic_ns(), holdings, &turn.released);
                 turn.released = BucketSet::EMPTY;
                 turn.lease_until_ns = lease_until_ns;
+                turn.owners = owners;
                 self.publish(turn);
             }
             Output::Send { to, message } => self.send(turn, to, &message),
             Output::NextDeadline(deadline_ns) => turn.deadline_ns = deadline_ns,
-            Output::Claim(buckets) => info!(buckets = buckets.len(), "claimed"),
+            Output::Claim(buckets) => {
+                info!(buckets = buckets.len(), "claimed");
+                turn.latest = buckets.iter().next().or(turn.latest);
+            }
             Output::Release(buckets) => {
                 info!(buckets = buckets.len(), "released");
                 turn.released.insert_all(&buckets);
@@ -453,8 +463,8 @@ impl Control {
             generation: turn.generation,
             lease_until_ns: turn.lease_until_ns,
             holdings: turn.overlap.holdings(monotonic_ns()),
-            previous: Arc::new(PreviousOwners::none()),
-            latest: None,
+            previous: Arc::clone(&turn.owners),
+            latest: turn.latest,
             service: Arc::new(service),
         });
     }

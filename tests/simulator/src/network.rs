@@ -586,7 +586,7 @@ impl Network {
         for output in outputs.drain(..) {
             self.note(from, &output);
             match output {
-                Output::PublishTable { holdings, lease_until_ns } => {
+                Output::PublishTable { holdings, lease_until_ns, .. } => {
                     self.publish(from, &holdings, lease_until_ns);
                 }
                 Output::Send { to, message } => self.transmit(from, to, *message),
@@ -702,7 +702,7 @@ impl Network {
     /// Takes what a node does into the hash and the trace.
     fn note(&mut self, node: usize, output: &Output) {
         let (kind, value) = match output {
-            Output::PublishTable { holdings, lease_until_ns } => {
+            Output::PublishTable { holdings, lease_until_ns, .. } => {
                 (1, lease_until_ns.wrapping_add(holdings.owned() as u64))
             }
             Output::Claim(buckets) => (2, buckets.len() as u64),

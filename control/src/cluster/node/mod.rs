@@ -22,6 +22,7 @@
 //! phase      listening, hold, drain, damping, fencing, configurations, a late loop
 //! send       messages out, acknowledged leases
 //! vote       who may serve where only a majority does
+//! history    who had each address before
 //! view       what is told to operators
 //! ```
 //!
@@ -36,6 +37,7 @@
 //!     echoed, or it died                  transfer received, from any state ------'
 //! ```
 
+mod history;
 mod liveness;
 mod ownership;
 mod peer;
@@ -53,12 +55,14 @@ use std::sync::Arc;
 use vipdp_core::bucket::{BUCKETS, BucketSet};
 use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::Holdings;
+use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::wire::ethernet::MacAddr;
 
 use super::auth::OpenError;
 use super::config::{ClusterConfig, SlotSet, Timing};
 use super::wire::Message;
 
+use history::History;
 use ownership::Cohort;
 use peer::Peer;
 use send::{Jitter, SentTimes};
@@ -125,6 +129,8 @@ pub struct Node {
     held_since: Box<[u64]>,
     /// Since when each bucket that is not in `claimed` is not.
     unclaimed_since: Box<[u64]>,
+    /// Who claimed each address, where buckets stand for addresses.
+    history: History,
     /// Buckets whose flows may still be here, and until when, oldest first.
     lingering: Vec<(u64, BucketSet)>,
     /// Something changed that ownership depends on.
@@ -201,6 +207,8 @@ pub enum Output {
         holdings: Holdings,
         /// When the data plane stops accepting new flows, unless it is told anew.
         lease_until_ns: u64,
+        /// Where buckets stand for addresses: who has and had each of them. Else nobody.
+        owners: Arc<PreviousOwners>,
     },
     /// This node has become the owner of these. They are in the table that follows.
     Claim(BucketSet),
@@ -316,6 +324,7 @@ impl Node {
             claimed: BucketSet::EMPTY,
             held_since: vec![0; BUCKETS].into(),
             unclaimed_since: vec![now_ns; BUCKETS].into(),
+            history: History::default(),
             lingering: Vec::new(),
             unsettled: true,
             seq: 0,

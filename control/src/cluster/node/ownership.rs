@@ -281,6 +281,7 @@ impl Node {
 
     /// Any -> Owner.
     pub(super) fn own(&mut self, won: &BucketSet, out: &mut Vec<Output>) {
+        self.remember(self.me, won);
         self.owned.insert_all(won);
         self.claimed.insert_all(won);
         for bucket in won.iter() {

@@ -249,8 +249,14 @@ impl Node {
 
     /// The buckets that `from` answers for, and whether it is handing any of them over.
     fn hear_claims(&mut self, from: Slot, claims: &BucketSet, hands_over: bool) {
-        let peer = self.peer_mut(from);
+        let peer = self.peer(from);
         let changed = !peer.claims_heard || peer.claims != *claims;
+        if changed {
+            let mut new = claims.clone();
+            new.remove_all(&peer.claims);
+            self.remember(from, &new);
+        }
+        let peer = self.peer_mut(from);
         let fresher = peer.claims_ack != peer.ack_heard || peer.hands_over != hands_over;
         peer.claims = claims.clone();
         peer.claims_heard = true;

@@ -111,6 +111,7 @@ impl Node {
         out.push(Output::PublishTable {
             holdings: self.holdings.clone(),
             lease_until_ns: self.lease_until(),
+            owners: self.previous_owners(),
         });
     }
 

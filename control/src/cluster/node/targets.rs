@@ -134,8 +134,8 @@ impl Node {
     /// What orders members for `bucket`: the less, the better. Those that may not own it come last.
     pub(super) fn preference_key(&self, bucket: Bucket, slot: Slot) -> (bool, Option<Tier>, usize) {
         let assignment = self.config.assignment();
+        let Some(rank) = assignment.rank(bucket, slot) else { return (true, None, SLOTS) };
         let tier = self.standing(slot).tier(|| assignment.share_threshold(bucket, slot));
-        let rank = assignment.rank(bucket, slot).unwrap_or(SLOTS);
         (tier.is_none(), tier, rank)
     }
 

@@ -1,0 +1,89 @@
+//! Who had each next-hop address before, so that the data plane finds the flows that began there.
+//!
+//! Where buckets are slices of the clients, every node sees every packet, and nobody asks.
+
+use std::sync::Arc;
+
+use vipdp_core::bucket::{BUCKETS, Bucket, BucketSet};
+use vipdp_core::slot::Slot;
+use vipdp_core::tiered::{Owners, PreviousOwners};
+
+use super::Node;
+use crate::cluster::config::SlotSet;
+
+/// How many claimants of an address are remembered: its owner, this node and two more.
+const REMEMBERED: usize = 4;
+
+/// The last claimants of each address.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    /// The last one first. Empty as long as nobody asks.
+    claimants: Vec<[Option<Slot>; REMEMBERED]>,
+    /// What was told last, and from what it was made.
+    told: Option<(Basis, Arc<PreviousOwners>)>,
+    /// Counts changes.
+    changes: u64,
+}
+
+/// All that decides about what is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Basis {
+    changes: u64,
+    alive: SlotSet,
+}
+
+impl Node {
+    /// Takes note that `claimant` has begun to claim `buckets`.
+    pub(super) fn remember(&mut self, claimant: Slot, buckets: &BucketSet) {
+        if !self.config.assignment().is_of_addresses() || buckets.is_empty() {
+            return;
+        }
+        let history = &mut self.history;
+        history.claimants.resize(BUCKETS, [None; REMEMBERED]);
+        history.changes += 1;
+        for bucket in buckets.iter() {
+            let claimants = &mut history.claimants[bucket.index()];
+            let known = claimants.iter().position(|&known| known == Some(claimant));
+            claimants[..=known.unwrap_or(REMEMBERED - 1)].rotate_right(1);
+            claimants[0] = Some(claimant);
+        }
+        self.table_changed = true;
+    }
+
+    /// Who has and had each address: the members that are alive and can be reached.
+    pub(super) fn previous_owners(&mut self) -> Arc<PreviousOwners> {
+        let reachable = |&slot: &Slot| self.peer(slot).alive && self.peer(slot).mac.is_some();
+        let mut alive: SlotSet = self.others().filter(reachable).collect();
+        alive.insert(self.me);
+        let basis = Basis { changes: self.history.changes, alive };
+        if let Some((told_by, told)) = &self.history.told
+            && *told_by == basis
+        {
+            return Arc::clone(told);
+        }
+        let owners = if self.history.claimants.is_empty() {
+            PreviousOwners::none()
+        } else {
+            let buckets = self.config.assignment().buckets();
+            PreviousOwners::new(
+                alive.iter(),
+                buckets.map(|bucket| (bucket, self.owners(bucket, alive))),
+            )
+        };
+        let owners = Arc::new(owners);
+        self.history.told = Some((basis, Arc::clone(&owners)));
+        owners
+    }
+
+    /// Who has and had the address `bucket`, of those `alive`.
+    fn owners(&self, bucket: Bucket, alive: SlotSet) -> Owners {
+        let mut claimants = self.history.claimants[bucket.index()]
+            .into_iter()
+            .flatten()
+            .filter(|&slot| alive.contains(slot));
+        // The last one to claim it has it, unless it died: then nobody that is known has.
+        let now = self.history.claimants[bucket.index()][0].filter(|&slot| alive.contains(slot));
+        let mut before = claimants.by_ref().filter(|&slot| slot != self.me && Some(slot) != now);
+        Owners { now, before: [before.next(), before.next()] }
+    }
+}
