@@ -196,6 +196,8 @@ impl Check {
             Self::S5 => heeds_a_repeat(history),
             Self::L1 => gap_outlasts(history, bounds.crash_ns()),
             Self::L2 { down_ns } => longest_gap_outlasts(history, bounds.restart_ns(down_ns)),
+            // One of whom others had no news for D has crashed, as far as they can know.
+            Self::Lapse { .. } if !history.silences.is_empty() => None,
             Self::Lapse { stopped_ns } => {
                 longest_gap_outlasts(history, bounds.lapse_ns(stopped_ns))
             }

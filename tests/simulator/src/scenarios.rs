@@ -358,6 +358,19 @@ fn hostile() -> Vec<Scenario> {
                 at(2000, Act::Replay(All, All)),
             ],
         ),
+        // Nobody remembers the sessions that ended before.
+        Scenario::new(
+            "replay-after-power-cut",
+            &[2, 3, 4],
+            vec![
+                at(0, Act::Crash(One(0))),
+                at(500, Act::Start(One(0))),
+                at(2000, Act::Crash(All)),
+                at(2200, Act::Start(All)),
+                at(2300, Act::Replay(All, All)),
+                at(3000, Act::Replay(All, All)),
+            ],
+        ),
         Scenario::new(
             "replay-of-moves",
             &[3, 4],
