@@ -27,6 +27,7 @@ use vipdp::cluster::wire::{Body, Header, Message};
 use vipdp_core::bucket::{BUCKETS, Bucket};
 use vipdp_core::slot::Slot;
 use vipdp_core::snapshot::{Holding, Holdings};
+use vipdp_core::tiered::PreviousOwners;
 
 use crate::clock::{Clock, EPOCH};
 use crate::coverage::Coverage;
@@ -115,6 +116,8 @@ pub struct Host {
     pub defences: u64,
     /// Until when its table counts, by its own clock.
     pub lease_until: u64,
+    /// Who has and had each address, as it last told.
+    pub owners: Arc<PreviousOwners>,
     /// The keys that it sends with and accepts, in a network that seals.
     pub keys: Keyring,
     clock: Clock,
@@ -211,7 +214,8 @@ pub struct Network {
     pub stops: Vec<Stop>,
     /// What happened, line by line, if it is to be kept.
     pub trace: Option<Vec<String>>,
-    config: Arc<ClusterConfig>,
+    /// What nodes start with.
+    pub config: Arc<ClusterConfig>,
     random: Random,
     events: BinaryHeap<Reverse<Queued>>,
     made: u64,
@@ -317,6 +321,7 @@ impl Network {
             claims: 0,
             defences: 0,
             lease_until: 0,
+            owners: Arc::new(PreviousOwners::none()),
             keys: keyring(1, &[1]),
             clock,
             started_at: self.now,
@@ -586,7 +591,8 @@ impl Network {
         for output in outputs.drain(..) {
             self.note(from, &output);
             match output {
-                Output::PublishTable { holdings, lease_until_ns, .. } => {
+                Output::PublishTable { holdings, lease_until_ns, owners } => {
+                    self.host(from).owners = owners;
                     self.publish(from, &holdings, lease_until_ns);
                 }
                 Output::Send { to, message } => self.transmit(from, to, *message),
