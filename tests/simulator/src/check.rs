@@ -438,8 +438,8 @@ mod tests {
         assert!(holds(Check::S1, &with_cut(5100)));
         assert!(!holds(Check::S1, &with_cut(5115)));
         let lossy = Bounds { losses: 2, ..BOUNDS };
-        assert!(Check::S1.check(&span(Fault::Dual, 5000, 5200), &lossy).is_ok());
-        assert!(Check::S1.check(&span(Fault::Dual, 5000, 5220), &lossy).is_err());
+        assert!(Check::S1.check(&span(Fault::Dual, 5000, 5300), &lossy).is_ok());
+        assert!(Check::S1.check(&span(Fault::Dual, 5000, 5320), &lossy).is_err());
     }
 
     #[test]
