@@ -18,3 +18,4 @@ pub mod auth;
 pub mod config;
 pub mod node;
 pub mod wire;
+pub mod wire_node;

@@ -65,9 +65,10 @@ use super::wire::Message;
 use history::History;
 use ownership::Cohort;
 use peer::Peer;
-use send::{Jitter, SentTimes};
+use send::SentTimes;
 use targets::Targets;
 
+pub(super) use send::Jitter;
 pub use view::{Life, MemberView, State, View};
 
 /// One node's part in the cluster protocol.

@@ -36,10 +36,10 @@ impl SentTimes {
 
 /// Spreads heartbeats over time, so that nodes do not fall into step (RFC 5880, section 6.8.7).
 #[derive(Debug)]
-pub(super) struct Jitter(u64);
+pub(in crate::cluster) struct Jitter(u64);
 
 impl Jitter {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::cluster) fn new(seed: u64) -> Self {
         Self(seed | 1)
     }
 
@@ -59,7 +59,7 @@ impl Jitter {
     }
 
     /// Three quarters of `interval` to all of it.
-    fn apply(&mut self, interval: u64) -> u64 {
+    pub(in crate::cluster) fn apply(&mut self, interval: u64) -> u64 {
         self.next();
         interval - interval / 4 * (self.0 >> 48) / (1 << 16)
     }
