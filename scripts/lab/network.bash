@@ -1,12 +1,22 @@
 # shellcheck shell=bash
 # Namespaces, links, addresses and routes of the lab; scripts/topology draws them.
 
-# shellcheck disable=SC2034 # for the scripts that read this one
-VIP4=192.0.2.53
-# shellcheck disable=SC2034
-VIP6=2001:db8:53::53
 SOURCES4=10.64.0.0/16
 SOURCES6=fd64::/64
+# The subnets of the next hops, which only the router has an address in, and the first next hops.
+HOPS4=10.53.0.1/16 HOPS6=fd53::1/64
+NEXT_HOPS4=10.53.1.0 NEXT_HOPS6=fd53::1:0
+
+# set_vips: the service addresses of the mode, VIP4 and VIP6, and what they are in the configuration.
+# shellcheck disable=SC2034 # for the scripts that read this one
+set_vips() {
+    VIP4=192.0.2.53 VIP6=2001:db8:53::53
+    VIPS=("$VIP4" "$VIP6")
+    [[ ${MODE:-} == tiered ]] || return 0
+    VIP4=198.51.100.53 VIP6=2001:db8:80::53
+    VIPS=(198.51.100.0/24 2001:db8:80::/64)
+}
+set_vips
 
 node_address4() { echo "192.0.2.$((10 + $1))"; }
 node_address6() { echo "2001:db8:53::$((10 + $1))"; }
@@ -60,6 +70,9 @@ add_router() {
     ip -n "$PREFIX-sw" link set router master br0
     ip -n "$PREFIX-router" address add 192.0.2.1/24 dev lan
     ip -n "$PREFIX-router" address add 2001:db8:53::1/64 dev lan nodad
+    [[ $MODE == tiered ]] || return 0
+    ip -n "$PREFIX-router" address add "$HOPS4" dev lan
+    ip -n "$PREFIX-router" address add "$HOPS6" dev lan nodad
 }
 
 # add_client: it takes every address of SOURCES4 and SOURCES6 for its own.
@@ -89,6 +102,19 @@ add_node() {
     ip -n "$PREFIX-$node" address add "$(node_address6 "$1")/64" dev eth0 nodad
     ip -n "$PREFIX-$node" route add default via 192.0.2.1
     ip -n "$PREFIX-$node" route add default via 2001:db8:53::1
+    # Answers come from the address that was asked, also where that is one of a prefix.
+    settings "$PREFIX-$node" net.ipv6.ip_nonlocal_bind=1
+}
+
+# route_vips COUNT: the router spreads the VIPs over the next hops of the first COUNT nodes, as `vipdp plan` says.
+# Where it did so before, flows stay on their next hops as long as they are busy.
+route_vips() {
+    local nodes
+    nodes=$(seq -s, -f 'n%.0f' "$1")
+    "$BINARY" plan --nodes "$nodes" --tiers "$TIERS" --vips "$(IFS=, && echo "${VIPS[*]}")" \
+        --next-hops4 "$NEXT_HOPS4" --next-hops6 "$NEXT_HOPS6" --router linux >"$STATE/router.sh" ||
+        fail "vipdp plans no router"
+    ip netns exec "$PREFIX-router" sh "$STATE/router.sh" lan || fail "the router does not take its routes"
 }
 
 # is_settled NAMESPACE: all links are up and no IPv6 address is still being checked.

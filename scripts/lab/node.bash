@@ -87,7 +87,7 @@ cluster_config() {
 id = 53
 generation = 1
 mode = "$MODE"
-vips = ["$VIP4", "$VIP6"]
+vips = [$(printf '"%s", ' "${VIPS[@]}")]
 key_file = "cluster.key"
 profile = "$PROFILE"
 partition = "$PARTITION"
@@ -96,9 +96,18 @@ $gateway
 [timing]
 hold_s = $HOLD
 
-[shared_mac]
+END
+    if [[ $MODE == tiered ]]; then
+        cat <<END
+[tiered]
+tiers = $TIERS
+next_hops4 = "$NEXT_HOPS4"
+next_hops6 = "$NEXT_HOPS6"
 mac = "$MAC"
 END
+    else
+        printf '[shared_mac]\nmac = "%s"\n' "$MAC"
+    fi
     for ((number = 1; number <= NODES; number++)); do
         cat <<END
 
@@ -153,15 +162,27 @@ running_nodes() {
     done
 }
 
+# unowned: how many buckets nobody can own: with as many nodes down as there are tiers, some next hops are lost.
+unowned() {
+    local down=$((NODES - $(running_nodes | wc -l))) tier lost=1
+    [[ $MODE == tiered ]] || { echo 0 && return; }
+    for ((tier = 0; tier < TIERS; tier++)); do
+        lost=$((lost * (down > tier ? down - tier : 0)))
+    done
+    echo "$lost"
+}
+
 # is_balanced: every running vipdp answers, they agree on the owner of every bucket, and each owns its part.
 is_balanced() {
-    local node
+    local node unowned
+    unowned=$(unowned)
     for node in $(running_nodes); do
         status_json "$node" || return 1
-    done | jq -se '
+    done | jq -se --argjson unowned "$unowned" '
         length as $nodes | length > 0
-        and ([.[].buckets.owners] | unique | length == 1 and (.[0] | all(. != null)))
+        and ([.[].buckets.owners] | unique | length == 1 and ([.[0][] | select(. == null)] | length == $unowned))
         and all(.[]; (.node.slot as $slot | [.buckets.owners[] | select(. == $slot)] | length)
             == .buckets.owned)
-        and ([.[].buckets.owned] | add == 4096 and (max - min) * $nodes <= 4096 / 25)' >/dev/null
+        and ((.[0].buckets.owners | length) as $all | [.[].buckets.owned]
+            | add == $all - $unowned and ((max - min) * $nodes <= $all / 25 or max - min <= 1))' >/dev/null
 }

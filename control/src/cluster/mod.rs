@@ -15,6 +15,7 @@
 pub mod addresses;
 pub mod assignment;
 pub mod auth;
+pub mod claims;
 pub mod config;
 pub mod node;
 pub mod wire;

@@ -19,12 +19,15 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, error, info, warn};
-use vipdp_core::bucket::{Bucket, BucketSet};
+use vipdp_core::bucket::BucketSet;
 use vipdp_core::snapshot::{Holdings, Ingress, Publisher, Service, Snapshot};
 use vipdp_core::tiered::PreviousOwners;
+use vipdp_core::worker::HeardClaim;
 use vipdp_io::flow_file::FlowFile;
 use vipdp_io::neighbor::EgressTable;
 
+use super::acquired::Acquired;
+use super::announce::{Announcements, Table};
 use super::clock::monotonic_ns;
 use super::gateway::Gateway;
 use super::mailbox::{Letter, Letters};
@@ -115,6 +118,8 @@ pub struct Control {
     pub workers: Arc<WorkerThreads>,
     /// Where the flows outlive the process, if they do.
     pub flow_file: Option<&'static FlowFile>,
+    /// What is said to the segment and heard there.
+    pub announcements: Announcements,
     /// What other threads ask for.
     pub letters: Letters,
     /// h and D of the configuration.
@@ -130,13 +135,12 @@ struct Turn {
     deadline_ns: u64,
     generation: u64,
     overlap: Overlap,
+    acquired: Acquired,
     /// What was released since the last table.
     released: BucketSet,
     lease_until_ns: u64,
     /// Who has and had each next-hop address.
     owners: Arc<PreviousOwners>,
-    /// The bucket that this node became owner of last.
-    latest: Option<Bucket>,
     progress: Progress,
     progress_ns: u64,
     willing: bool,
@@ -159,11 +163,11 @@ impl Control {
             datagram: Vec::with_capacity(MESSAGE_LEN_MAX),
             deadline_ns: now,
             generation: 0,
-            overlap: Overlap::new(self.timing.heartbeat_ns),
+            overlap: Overlap::new(self.timing.heartbeat_ns, self.has_copies()),
+            acquired: Acquired::default(),
             released: BucketSet::EMPTY,
             lease_until_ns: 0,
             owners: Arc::new(PreviousOwners::none()),
-            latest: None,
             progress: self.workers.progress(),
             progress_ns: now,
             willing: true,
@@ -183,9 +187,15 @@ impl Control {
             if now >= turn.deadline_ns {
                 self.step(&mut turn, now, Input::Tick);
             }
+            self.announce(&mut turn, now);
         }
         self.forward_the_last(&mut turn);
         Ok(())
+    }
+
+    /// Whether a packet comes to all nodes.
+    fn has_copies(&self) -> bool {
+        matches!(self.service.ingress, Ingress::SharedMac(_))
     }
 
     /// Forwards what is under way to those who have the buckets now, for as long as a giver does,
@@ -226,6 +236,7 @@ impl Control {
             // No descriptor tells of a missed next hop.
             until = until.min(now + RESOLVING_NS);
         }
+        until = until.min(self.announcements.deadline_ns());
         if let Some(gateway) = &self.gateway {
             until = until.min(gateway.deadline_ns());
         }
@@ -309,6 +320,7 @@ impl Control {
                     self.keyring = keyring;
                     self.transport.set_route(route);
                     self.service.ingress = reach.ingress;
+                    self.announcements.ask(reach.numbers);
                     self.set_gateway(turn, gateway);
                     self.step(turn, monotonic_ns(), Input::Config(cluster));
                     let _ = answer.send(());
@@ -345,6 +357,15 @@ impl Control {
         {
             self.step(turn, now, Input::Gateway(reached));
         }
+    }
+
+    /// Hears what others claim, and says what is this node's.
+    fn announce(&mut self, turn: &mut Turn, now: u64) {
+        while let Some(heard) = self.announcements.next_stranger(now, &self.service) {
+            let HeardClaim { address, mac, .. } = heard;
+            self.step(turn, now, Input::WireClaim { address, mac });
+        }
+        self.announcements.turn(now, &self.service);
     }
 
     /// A data plane that stands still must not keep its buckets.
@@ -403,7 +424,11 @@ impl Control {
     fn execute(&mut self, turn: &mut Turn, output: Output) {
         match output {
             Output::PublishTable { holdings, lease_until_ns, owners } => {
-                turn.overlap.change(monotonic_ns(), holdings, &turn.released);
+                let now = monotonic_ns();
+                let table = Table { holdings: &holdings, lease_until_ns, alive: self.node.alive() };
+                self.announcements.table(now, &self.service, &table);
+                turn.acquired.change(&holdings);
+                turn.overlap.change(now, holdings, &turn.released);
                 turn.released = BucketSet::EMPTY;
                 turn.lease_until_ns = lease_until_ns;
                 turn.owners = owners;
@@ -411,10 +436,7 @@ impl Control {
             }
             Output::Send { to, message } => self.send(turn, to, &message),
             Output::NextDeadline(deadline_ns) => turn.deadline_ns = deadline_ns,
-            Output::Claim(buckets) => {
-                info!(buckets = buckets.len(), "claimed");
-                turn.latest = buckets.iter().next().or(turn.latest);
-            }
+            Output::Claim(buckets) => info!(buckets = buckets.len(), "claimed"),
             Output::Release(buckets) => {
                 info!(buckets = buckets.len(), "released");
                 turn.released.insert_all(&buckets);
@@ -425,9 +447,9 @@ impl Control {
                 turn.counts.rejected[error.index()] += 1;
                 debug!(%slot, %error, "a message of a member that was not taken");
             }
-            // The data plane answers every question for a VIP by itself; in this mode nobody
-            // announces one.
-            Output::Defend(address) => debug!(%address, "somebody else answers for a VIP"),
+            Output::Defend(address) => {
+                self.announcements.defend(monotonic_ns(), &self.service, address);
+            }
             Output::Alarm(alarm) => {
                 warn!(?alarm, "alarm");
                 if matches!(alarm, Alarm::Activated { .. }) && turn.forgets_gateway {
@@ -464,7 +486,7 @@ impl Control {
             lease_until_ns: turn.lease_until_ns,
             holdings: turn.overlap.holdings(monotonic_ns()),
             previous: Arc::clone(&turn.owners),
-            latest: turn.latest,
+            latest: turn.acquired.latest(),
             service: Arc::new(service),
         });
     }

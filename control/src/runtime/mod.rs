@@ -7,6 +7,8 @@
 //!   vipdp-admin       the admin socket                                            admin/
 //! ```
 
+mod acquired;
+mod announce;
 mod clock;
 mod control;
 mod dataplane;
@@ -34,7 +36,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{error, info, warn};
 use vipdp_core::slot::SLOTS;
-use vipdp_core::snapshot::Publisher;
+use vipdp_core::snapshot::{Publisher, Service};
+use vipdp_core::worker::Shared;
+use vipdp_io::link::Link;
 use vipdp_io::realtime;
 
 use crate::admin::{AdminHandler, AdminServer, Limits};
@@ -44,12 +48,14 @@ use crate::cluster::config::{
 };
 use crate::cluster::node::Node;
 use crate::config::{Config, HeartbeatTransport, IngressMode, PartitionGuard};
+use announce::Announcements;
 use clock::monotonic_ns;
 use control::Control;
 use dataplane::DataPlane;
 use gateway::Gateway;
 use handler::Handler;
 use mailbox::Mailbox;
+use reach::Reach;
 use transport::{Route, Transport};
 
 /// How long the control thread may take to end after a signal, before the host is put back without
@@ -99,6 +105,8 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         monotonic_ns(),
     );
     let gateway = gateway(config, &timing).context("cannot ask the router")?;
+    let announcements = announcements(config, &link, &shared, &service, &timing)
+        .context("cannot claim addresses")?;
     let control = Control {
         node,
         keyring,
@@ -111,6 +119,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         gateway,
         workers: Arc::clone(&workers),
         flow_file,
+        announcements,
         letters,
         timing,
     };
@@ -289,6 +298,23 @@ fn gateway(config: &Config, timing: &Timing) -> Result<Option<Gateway>> {
     }
 }
 
+/// What is claimed, and what is heard of others' claims.
+fn announcements(
+    config: &Config,
+    link: &Link,
+    shared: &Shared,
+    service: &Service,
+    timing: &Timing,
+) -> Result<Announcements> {
+    let rate_per_s = match config.cluster.mode {
+        IngressMode::SharedMac(_) => announce::DEFENCES_PER_S,
+        IngressMode::Tiered(tiered) => tiered.claims_per_s,
+    };
+    let heard = Arc::clone(&shared.claims);
+    let asked = Reach::new(config)?.numbers;
+    Announcements::open(link, heard, service, timing, rate_per_s, asked)
+}
+
 /// Where heartbeats go.
 fn route(config: &Config) -> Result<Route> {
     let heartbeat = &config.cluster.heartbeat;
@@ -296,7 +322,7 @@ fn route(config: &Config) -> Result<Route> {
     Ok(match heartbeat.transport {
         HeartbeatTransport::Multicast(group) => {
             let name = config.node.heartbeat_interface.as_str();
-            let link = vipdp_io::link::Link::read(name)?;
+            let link = Link::read(name)?;
             let interface = std::num::NonZeroU32::new(link.index)
                 .with_context(|| format!("interface {name} has index 0"))?;
             Route::Multicast { interface, group: (group, port).into() }

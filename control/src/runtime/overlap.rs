@@ -11,6 +11,9 @@
 //!   taker    Foreign ------------- accepts ---> TakenOver ------ 4h ------> Owned
 //! ```
 //!
+//! In the tiered mode, where a packet comes to one node alone, the giver goes on serving instead, and
+//! nobody has to watch for second copies.
+//!
 //! What a node releases without having handed it over, it does not forward.
 
 use vipdp_core::bucket::{BUCKETS, Bucket, BucketSet};
@@ -27,6 +30,8 @@ const WATCH_BEATS: u64 = 4;
 #[derive(Debug)]
 pub struct Overlap {
     heartbeat_ns: u64,
+    /// Whether a packet may come to giver and taker.
+    has_copies: bool,
     table: Holdings,
     /// What each bucket is in place of what the table says.
     instead: Vec<Holding>,
@@ -35,10 +40,12 @@ pub struct Overlap {
 }
 
 impl Overlap {
-    /// Nothing held, with heartbeats at this interval.
-    pub fn new(heartbeat_ns: u64) -> Self {
+    /// Nothing held, with heartbeats at this interval. `has_copies`: whether a packet comes to all
+    /// nodes.
+    pub fn new(heartbeat_ns: u64, has_copies: bool) -> Self {
         Self {
             heartbeat_ns,
+            has_copies,
             table: Holdings::none(),
             instead: vec![Holding::Foreign; BUCKETS],
             until_ns: vec![0; BUCKETS],
@@ -54,7 +61,9 @@ impl Overlap {
                 (granted @ Holding::Granted(_), Holding::Foreign) if !released.contains(bucket) => {
                     (granted, FORWARD_BEATS)
                 }
-                (Holding::Foreign, Holding::Owned) => (Holding::TakenOver, WATCH_BEATS),
+                (Holding::Foreign, Holding::Owned) if self.has_copies => {
+                    (Holding::TakenOver, WATCH_BEATS)
+                }
                 _ => (Holding::Foreign, 0),
             };
             self.instead[bucket.index()] = instead;
@@ -100,7 +109,7 @@ mod tests {
     #[test]
     fn a_giver_forwards_for_a_while_after_the_echo() {
         let granted = Holding::Granted(Slot::new(3).unwrap());
-        let mut overlap = Overlap::new(H);
+        let mut overlap = Overlap::new(H, true);
         for holding in [Holding::Owned, granted, Holding::Foreign] {
             overlap.change(1_000, one(holding), &BucketSet::EMPTY);
         }
@@ -111,8 +120,20 @@ mod tests {
     }
 
     #[test]
+    fn without_copies_a_giver_lingers_and_a_taker_owns_at_once() {
+        let granted = Holding::Granted(Slot::new(3).unwrap());
+        let mut overlap = Overlap::new(H, false);
+        overlap.change(0, one(Holding::Owned), &BucketSet::EMPTY);
+        assert_eq!(overlap.holdings(0).get(bucket()), Holding::Owned);
+        overlap.change(0, one(granted), &BucketSet::EMPTY);
+        overlap.change(0, Holdings::none(), &BucketSet::EMPTY);
+        assert_eq!(overlap.holdings(H - 1).get(bucket()), granted);
+        assert_eq!(overlap.holdings(H).get(bucket()), Holding::Foreign);
+    }
+
+    #[test]
     fn what_was_released_is_not_forwarded() {
-        let mut overlap = Overlap::new(H);
+        let mut overlap = Overlap::new(H, true);
         overlap.change(0, one(Holding::Granted(Slot::new(3).unwrap())), &BucketSet::EMPTY);
         overlap.change(0, Holdings::none(), &BucketSet::FULL);
         assert_eq!(overlap.holdings(0).get(bucket()), Holding::Foreign);
@@ -120,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_taker_watches_for_second_copies_and_may_give_the_bucket_on() {
-        let mut overlap = Overlap::new(H);
+        let mut overlap = Overlap::new(H, true);
         overlap.change(1_000, one(Holding::Owned), &BucketSet::EMPTY);
         assert_eq!(overlap.holdings(1_000 + 4 * H - 1).get(bucket()), Holding::TakenOver);
         assert_eq!(overlap.holdings(1_000 + 4 * H).get(bucket()), Holding::Owned);
@@ -129,7 +150,7 @@ mod tests {
         assert_eq!(overlap.holdings(1_000 + 4 * H).get(bucket()), Holding::Owned);
 
         let granted = Holding::Granted(Slot::new(5).unwrap());
-        let mut overlap = Overlap::new(H);
+        let mut overlap = Overlap::new(H, true);
         overlap.change(0, one(Holding::Owned), &BucketSet::EMPTY);
         overlap.change(1, one(granted), &BucketSet::EMPTY);
         assert_eq!(overlap.holdings(1).get(bucket()), granted);

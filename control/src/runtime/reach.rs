@@ -22,6 +22,8 @@ pub struct Reach {
     pub ingress: Ingress,
     /// The addresses that a router sends packets to VIPs by: none in the shared-mac mode.
     pub next_hops: NextHops,
+    /// The numbers of those that this node may come to own, in ascending order.
+    pub numbers: Vec<Bucket>,
     /// The MAC addresses besides its own that frames to this node carry.
     macs: Vec<MacAddr>,
     /// The groups whose members get frames to the VIPs.
@@ -47,6 +49,7 @@ impl Reach {
         Self {
             ingress: Ingress::SharedMac(shared_mac.macs()),
             next_hops: NextHops::default(),
+            numbers: Vec::new(),
             macs: vec![v4, v6],
             groups: match shared_mac {
                 SharedMacConfig::Unicast(_) => Vec::new(),
@@ -92,6 +95,7 @@ impl Reach {
                     v4.into_iter().chain(ingress.address_v6(number).map(IpAddr::V6))
                 })
                 .collect(),
+            numbers,
         })
     }
 
@@ -105,6 +109,9 @@ impl Reach {
             ours.count = ours.count.max(theirs.count);
             self.next_hops = NextHops::from(&*ours);
         }
+        self.numbers.extend(other.numbers);
+        self.numbers.sort_unstable();
+        self.numbers.dedup();
         self.macs.extend(other.macs);
         self.asked_for.extend(other.asked_for);
         self

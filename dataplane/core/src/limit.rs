@@ -33,6 +33,11 @@ impl Limiter {
         self.paid_ns = paid_ns.saturating_add(self.interval_ns);
         true
     }
+
+    /// From when on one more frame may go.
+    pub const fn ready_ns(&self) -> u64 {
+        self.paid_ns.saturating_sub(self.ahead_ns)
+    }
 }
 
 #[cfg(test)]
@@ -49,6 +54,7 @@ mod tests {
         let start = 1 << 40;
         assert_eq!(admitted(&mut limiter, start), 1_000);
         assert_eq!(admitted(&mut limiter, start), 0);
+        assert_eq!(limiter.ready_ns(), start + 10_000);
         assert_eq!(admitted(&mut limiter, start + 9_999), 0);
         assert_eq!(admitted(&mut limiter, start + 10_000), 1);
         assert_eq!(admitted(&mut limiter, start + 1_010_000), 100);

@@ -5,7 +5,7 @@ use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::wire::ethernet::MacAddr;
 
 use super::Node;
-use crate::cluster::config::ConfigId;
+use crate::cluster::config::{ConfigId, SlotSet};
 use crate::cluster::wire::NodeFlags;
 
 /// What a node knows of the cluster and of itself.
@@ -147,6 +147,12 @@ impl Node {
     /// Whether this node answers for any bucket: one that drains may stop once it does not.
     pub fn holds_any(&self) -> bool {
         !self.owned.is_empty() || !self.yielding.is_empty()
+    }
+
+    /// The members that are alive, this node among them.
+    pub fn alive(&self) -> SlotSet {
+        let others = self.others().filter(|&slot| self.peer(slot).alive);
+        others.chain([self.me]).collect()
     }
 
     /// The members' own MAC addresses, by slot, as far as they were told.

@@ -1,0 +1,233 @@
+//! What this node says on the segment without being asked, and what it hears others say there.
+//!
+//! ```text
+//!   the table, the members alive, the link --> Claims --> frames --> Announcer --> NIC
+//!   the workers' queue of heard claims -----> strangers: to the protocol; rivals of ours: Claims
+//! ```
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::Result;
+use crossbeam::queue::ArrayQueue;
+use tracing::{debug, info, warn};
+use vipdp_core::bucket::{Bucket, BucketSet};
+use vipdp_core::claim::{self, ArpForm};
+use vipdp_core::rewrite;
+use vipdp_core::snapshot::{Holding, Holdings, Ingress, Service, SharedMac};
+use vipdp_core::wire::ethernet::MacAddr;
+use vipdp_core::worker::HeardClaim;
+use vipdp_io::announce::{Announcer, SendError};
+use vipdp_io::link::Link;
+
+use crate::cluster::claims::{Claims, Frame, FrameCounts, Rival};
+use crate::cluster::config::{SlotSet, Timing};
+
+/// How often the link is looked at. A claim is not late by it: whoever forgot where an address is
+/// asks, too.
+const LINK_NS: u64 = 1_000_000_000;
+/// How often a stranger's claim of one address is reported, like DEFEND_INTERVAL of RFC 5227.
+const REPORT_NS: u64 = 10_000_000_000;
+/// How many strangers' claims are kept in mind.
+const STRANGERS_MAX: usize = 64;
+/// Frames a second where nothing is claimed but what others contest: the shared-mac mode.
+pub const DEFENCES_PER_S: u32 = 10;
+
+/// What is said and heard.
+#[derive(Debug)]
+pub struct Announcements {
+    /// The interface's name.
+    interface: String,
+    announcer: Announcer,
+    heard: Arc<ArrayQueue<HeardClaim>>,
+    claims: Claims,
+    /// The newest table's lease: nothing is claimed without.
+    lease_until_ns: u64,
+    alive: SlotSet,
+    link_is_up: bool,
+    link_ns: u64,
+    /// What strangers have claimed, and when that was last reported.
+    strangers: Vec<(HeardClaim, u64)>,
+}
+
+impl Announcements {
+    /// Opens the socket on `link`; `heard` is what workers hear. Asks at once whether a stranger has
+    /// one of the addresses in `asked`.
+    ///
+    /// # Errors
+    /// When the kernel refuses the socket.
+    pub fn open(
+        link: &Link,
+        heard: Arc<ArrayQueue<HeardClaim>>,
+        service: &Service,
+        timing: &Timing,
+        rate_per_s: u32,
+        asked: impl IntoIterator<Item = Bucket>,
+    ) -> Result<Self> {
+        let of = |frames: fn(&Service, Bucket) -> Vec<Vec<u8>>| {
+            Bucket::new(0).map_or(0, |first| frames(service, first).len())
+        };
+        let frames = FrameCounts { claim: of(claim::frames), probe: of(claim::probes) };
+        let mut claims = Claims::new(frames, timing.heartbeat_ns, rate_per_s);
+        claims.ask(asked);
+        Ok(Self {
+            interface: link.name.clone(),
+            announcer: Announcer::open(link)?,
+            heard,
+            claims,
+            lease_until_ns: 0,
+            alive: SlotSet::EMPTY,
+            link_is_up: true,
+            link_ns: 0,
+            strangers: Vec::new(),
+        })
+    }
+
+    /// When [`turn`](Self::turn) is to be called at the latest.
+    pub fn deadline_ns(&self) -> u64 {
+        self.claims.deadline_ns().min(self.link_ns + LINK_NS)
+    }
+
+    /// Takes in a new table, and who is alive by now.
+    pub fn table(&mut self, now_ns: u64, service: &Service, table: &Table<'_>) {
+        self.lease_until_ns = table.lease_until_ns;
+        if matches!(service.ingress, Ingress::Tiered(_)) {
+            let owned = |&number: &Bucket| table.holdings.get(number) == Holding::Owned;
+            let owned: BucketSet = Bucket::all().filter(owned).collect();
+            self.claims.hold(now_ns, &owned);
+        }
+        if !table.alive.is_subset(self.alive) {
+            // Who comes back was cut off, or we were, and switches may have seen either.
+            self.claims.claim_all_again(now_ns);
+        }
+        self.alive = table.alive;
+    }
+
+    /// Asks, too, whether a stranger has one of these addresses.
+    pub fn ask(&mut self, numbers: impl IntoIterator<Item = Bucket>) {
+        self.claims.ask(numbers);
+    }
+
+    /// Looks at the link, and sends what is due. Returns at once.
+    pub fn turn(&mut self, now_ns: u64, service: &Service) {
+        if now_ns >= self.link_ns + LINK_NS {
+            self.link_ns = now_ns;
+            self.watch_link(now_ns);
+        }
+        if now_ns >= self.lease_until_ns {
+            // With the next lease, if any, they are claimed anew.
+            self.claims.hold(now_ns, &BucketSet::EMPTY);
+        }
+        while let Some(frame) = self.claims.next(now_ns) {
+            let (frames, index) = match frame {
+                Frame::Claim(number, index) => (claim::frames(service, number), index),
+                Frame::Probe(number, index) => (claim::probes(service, number), index),
+            };
+            if let Some(frame) = frames.get(index) {
+                self.send(frame);
+            }
+        }
+    }
+
+    fn send(&self, frame: &[u8]) {
+        match self.announcer.send(frame) {
+            Ok(()) => {}
+            // It is repeated, and all of it when the link is up again.
+            Err(error @ (SendError::Busy | SendError::Down)) => debug!(%error, "a claim"),
+            Err(error) => warn!(%error, "a claim"),
+        }
+    }
+
+    fn watch_link(&mut self, now_ns: u64) {
+        let is_up = match Link::read(&self.interface) {
+            Ok(link) => link.require_running().is_ok(),
+            Err(error) => {
+                debug!(%error, "looking at the link");
+                false
+            }
+        };
+        if is_up && !self.link_is_up {
+            info!(interface = self.interface, "the link is up again");
+            self.claims.claim_all_again(now_ns);
+        }
+        self.link_is_up = is_up;
+    }
+
+    /// The next claim of a stranger that was not reported lately. Answers claims of what is ours.
+    pub fn next_stranger(&mut self, now_ns: u64, service: &Service) -> Option<HeardClaim> {
+        while let Some(heard) = self.heard.pop() {
+            let rival = if heard.is_foreign { Rival::Stranger } else { Rival::Member };
+            if let Ingress::Tiered(tiered) = &service.ingress
+                && let Some(number) = tiered.number(heard.address)
+            {
+                self.claims.contest(now_ns, number, rival);
+            }
+            if rival == Rival::Stranger && self.is_news(now_ns, heard) {
+                warn!(
+                    address = %heard.address,
+                    mac = %heard.mac,
+                    "a host that is no member says that it has an address of this cluster"
+                );
+                return Some(heard);
+            }
+        }
+        None
+    }
+
+    fn is_news(&mut self, now_ns: u64, heard: HeardClaim) -> bool {
+        self.strangers.retain(|&(_, at)| now_ns < at + REPORT_NS);
+        let is_known = self.strangers.iter().any(|(known, _)| *known == heard);
+        if is_known || self.strangers.len() == STRANGERS_MAX {
+            return false;
+        }
+        self.strangers.push((heard, now_ns));
+        true
+    }
+
+    /// Says where `address` is, since somebody else says otherwise. In the tiered mode its owner
+    /// does.
+    pub fn defend(&mut self, now_ns: u64, service: &Service, address: IpAddr) {
+        match &service.ingress {
+            Ingress::Tiered(tiered) => {
+                if let Some(number) = tiered.number(address) {
+                    self.claims.contest(now_ns, number, Rival::Stranger);
+                }
+            }
+            Ingress::SharedMac(macs) => {
+                info!(%address, "defending a VIP");
+                for frame in defence(service, *macs, address) {
+                    self.send(&frame);
+                }
+            }
+        }
+    }
+}
+
+/// A table as it was published.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a> {
+    /// What this node holds.
+    pub holdings: &'a Holdings,
+    /// Until when it may claim it.
+    pub lease_until_ns: u64,
+    /// The members that are alive.
+    pub alive: SlotSet,
+}
+
+/// The frames that say where a VIP of the shared-mac mode is. Switches must not learn the shared
+/// address from them: they come from the node's own.
+fn defence(service: &Service, macs: SharedMac, address: IpAddr) -> Vec<Vec<u8>> {
+    let vlan = service.vlan;
+    let mut frames = match address {
+        IpAddr::V4(address) => [ArpForm::Request, ArpForm::Reply]
+            .map(|form| claim::arp_claim(address, macs.v4, form, vlan))
+            .to_vec(),
+        IpAddr::V6(address) => vec![claim::advertisement(address, macs.v6, vlan)],
+    };
+    for frame in &mut frames {
+        let mut dst = MacAddr::default();
+        dst.0.copy_from_slice(&frame[..6]);
+        rewrite::set_link_addresses(frame, dst, service.own_mac);
+    }
+    frames
+}
