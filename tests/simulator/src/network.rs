@@ -123,6 +123,8 @@ pub struct Host {
     clock: Clock,
     started_at: u64,
     deadline: u64,
+    /// When the tick of that deadline comes.
+    tick_at: u64,
     table: Holdings,
     /// How many buckets it owns, of `table`.
     owned: usize,
@@ -326,6 +328,7 @@ impl Network {
             clock,
             started_at: self.now,
             deadline: local,
+            tick_at: self.now,
             table: Holdings::none(),
             owned: 0,
             valid: false,
@@ -610,12 +613,15 @@ impl Network {
 
     fn promise(&mut self, from: usize, deadline: u64) {
         let now = self.now;
+        let late = self.random.below(self.tick_latency + 1);
         let host = self.host(from);
         if host.deadline != deadline {
-            host.deadline = deadline;
             let when = host.clock.global(deadline).max(now);
-            let late = self.random.below(self.tick_latency + 1);
-            self.push(when + late, Event::Tick { node: from, deadline });
+            let overdue = host.tick_at >= now && host.clock.global(host.deadline) <= now;
+            // A tick that is late comes no later for what has happened meanwhile.
+            let at = if when == now && overdue { host.tick_at } else { when + late };
+            (host.deadline, host.tick_at) = (deadline, at);
+            self.push(at, Event::Tick { node: from, deadline });
         }
     }
 

@@ -152,6 +152,15 @@ impl<'a> Run<'a> {
         }
         self.network.link.loss = self.loss;
         self.network.run(D + self.random.below(4 * H));
+        // Nobody takes anybody for dead when the script begins.
+        for _ in 0..250 {
+            if !self.scenario.settled
+                || self.network.exactly_one_owner() && self.network.doubts().is_empty()
+            {
+                break;
+            }
+            self.network.run(20 * MS);
+        }
         self.network.silence_min = self.bounds().silence_ns();
         self.network.reset();
         let replays = |step: &Step| matches!(step.act, Act::Replay(..));

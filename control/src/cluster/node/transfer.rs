@@ -4,7 +4,7 @@
 //! most one batch is open between two nodes, and batches are numbered, so that a repeated message
 //! is not taken for a new one.
 
-use vipdp_core::bucket::BucketSet;
+use vipdp_core::bucket::{Bucket, BucketSet};
 use vipdp_core::slot::{SLOTS, Slot};
 
 use super::{Node, Output};
@@ -50,9 +50,9 @@ impl Node {
         }
     }
 
-    /// Offers what was granted to one that this node has ceased to hear to somebody who hears it:
-    /// nobody else knows whether it has it. It cannot accept it any more, for nothing that it has
-    /// said lately is acknowledged from here.
+    /// Offers what was granted to one with whom this node has ceased to speak to somebody who does:
+    /// nobody else knows whether it has it. It cannot accept it any more: the one does not hear
+    /// this node, or is not acknowledged by it.
     ///
     /// For a moment two may have it, until they have heard each other. Where only a majority serves
     /// there must never be two, and one of the two beyond the cut will be fenced.
@@ -62,7 +62,7 @@ impl Node {
         }
         for lost in self.others() {
             let Some(batch) = self.peer(lost).out_batch.clone() else { continue };
-            if self.hears(lost) {
+            if self.mutual(lost) {
                 continue;
             }
             let between = |&slot: &Slot| {
@@ -76,12 +76,14 @@ impl Node {
         }
     }
 
-    /// What those have whom `giver` does not hear and this node does: it may have granted it to
-    /// them before.
+    /// What those have who do not speak with `giver`, and whom this node hears: it may have granted
+    /// it to them before.
     fn arrived_elsewhere(&self, giver: Slot) -> BucketSet {
         let mut arrived = BucketSet::EMPTY;
         for slot in self.others().filter(|&slot| slot != giver && self.hears(slot)) {
-            if !self.peer(giver).hears.contains(slot) {
+            let speak =
+                self.peer(giver).hears.contains(slot) && self.peer(slot).hears.contains(giver);
+            if !speak {
                 arrived.insert_all(&self.peer(slot).claims);
             }
         }
@@ -131,28 +133,24 @@ impl Node {
     }
 
     /// Yielding -> Idle: the taker claims the bucket without having heard of the batch, because it
-    /// does not hear this node any more.
+    /// does not hear this node any more; or another one does that takes this node for dead, and
+    /// cannot be waited for.
     pub(super) fn close_claimed_batches(&mut self, out: &mut Vec<Output>) {
-        for slot in self.others() {
+        let mut lost = BucketSet::EMPTY;
+        for slot in self.others().filter(|&slot| self.contests(slot)) {
             let peer = self.peer(slot);
-            let Some(mut taken) = peer.out_batch.clone() else { continue };
-            taken.retain_all(&peer.claims);
-            if !self.contests(slot) {
-                continue;
+            let mut claimed = peer.claims.clone();
+            claimed.retain_all(&self.yielding);
+            if !self.takes_me_for_dead(slot) {
+                claimed.retain_all(peer.out_batch.as_ref().unwrap_or(&BucketSet::EMPTY));
             }
-            let taken: BucketSet =
-                taken.iter().filter(|&bucket| self.knows_and_claims(slot, bucket)).collect();
-            if taken.is_empty() {
-                continue;
-            }
-            let peer = self.peer_mut(slot);
-            if let Some(batch) = &mut peer.out_batch {
-                batch.remove_all(&taken);
-            }
-            peer.out_batch.take_if(|batch| batch.is_empty());
-            self.yielding.remove_all(&taken);
+            let knows = |&bucket: &Bucket| self.knows_and_claims(slot, bucket);
+            lost.insert_all(&claimed.iter().filter(knows).collect());
+        }
+        if !lost.is_empty() {
+            self.take_out_of_batches(&lost);
             self.table_changed = true;
-            self.linger(&taken, out);
+            self.linger(&lost, out);
         }
     }
 
