@@ -12,6 +12,7 @@ use vipdp::cli;
 use vipdp::config::*;
 use vipdp_core::hash::HashInput;
 use vipdp_core::tiered::{Search, TieredMac};
+use vipdp_core::wire::ethernet::MacAddr;
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config")
@@ -138,6 +139,14 @@ fn next_hops_are_as_many_as_members_and_tiers_make() {
     assert_eq!((tiered.mac, tiered.search), (TieredMac::Node, Search::Members));
     // The removed member keeps its place, and so the addresses of the others stay theirs.
     assert_eq!(tiered.addresses(cluster.members.len()).unwrap().len(), 6);
+    assert_eq!(tiered.claims, ClaimsBy::Heartbeat);
+
+    let Config { cluster, .. } = config("good/tiered_wire");
+    let IngressMode::Tiered(tiered) = cluster.mode else { panic!("{:?}", cluster.mode) };
+    assert_eq!(tiered.claims, ClaimsBy::Wire);
+    let macs: Vec<_> = cluster.members.iter().map(|member| member.mac).collect();
+    let mac = |last| Some(MacAddr([0, 0, 0x5e, 0, 0x53, last]));
+    assert_eq!(macs, [mac(1), mac(2), None, mac(3)]);
 }
 
 #[test]
@@ -294,6 +303,12 @@ fn the_cluster_hash_covers_the_next_hops() {
     ] {
         assert!(hashes.insert(hash(from, to)), "{to}");
     }
+    let hash = |mac: &str| {
+        let edit = |_: &Path, text: String| text.replace("00:00:5E:00:53:02", mac);
+        config_with("good/tiered_wire", edit).cluster_hash
+    };
+    assert_eq!(hash("00:00:5e:00:53:02"), hash("00:00:5E:00:53:02"));
+    assert_ne!(hash("00:00:5e:00:53:02"), hash("00:00:5e:00:53:05"));
 }
 
 /// The examples name no key, for one must not be shared: each is read with a new one.

@@ -55,6 +55,19 @@ fn unfit_v6(address: Ipv6Addr) -> Option<&'static str> {
     kinds.iter().find(|(is, _)| *is).map(|&(_, kind)| kind)
 }
 
+/// A NIC's own MAC address.
+pub(super) fn own_mac(field: &Field<'_>) -> Result<MacAddr, ConfigError> {
+    const EXPECTED: &str =
+        "the MAC address of the member's interface, for example \"00:00:5e:00:53:01\"";
+    let unfit = match parse_mac(field.text(EXPECTED)?) {
+        None => "",
+        Some(mac) if mac == MacAddr::default() => ", the zero address",
+        Some(mac) if mac.is_group() => ", a group address",
+        Some(mac) => return Ok(mac),
+    };
+    Err(field.place.error(unfit, format!("give {EXPECTED}")))
+}
+
 /// A locally administered unicast MAC address.
 pub(super) fn shared_mac(field: &Field<'_>) -> Result<MacAddr, ConfigError> {
     const EXPECTED: &str =

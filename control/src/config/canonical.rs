@@ -49,6 +49,7 @@ fn text(cluster: &ClusterFile) -> String {
                 line("next_hops6", &first);
             }
             line("mac", &tiered.mac_label());
+            line("claims", &tiered.claims.label());
             line("search", &tiered.search_label());
             line("claims_per_s", &tiered.claims_per_s);
         }
@@ -90,6 +91,9 @@ fn text(cluster: &ClusterFile) -> String {
         line("removed", &member.removed);
         if let Some(address) = member.address {
             line("address", &address);
+        }
+        if let Some(mac) = member.mac {
+            line("mac", &mac);
         }
     }
     text

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use vipdp_core::hash::HashInput;
 use vipdp_core::prefix::Prefix;
 use vipdp_core::slot::{SLOTS, Slot};
+use vipdp_core::wire::ethernet::MacAddr;
 
 use super::address;
 use super::error::ConfigError;
@@ -74,6 +75,9 @@ pub struct MemberConfig {
     pub name: String,
     /// Its own address on the segment; given if heartbeats go to members one by one.
     pub address: Option<IpAddr>,
+    /// The MAC address of its interface; given, of members that are not removed, where there are no
+    /// heartbeats to tell it.
+    pub mac: Option<MacAddr>,
     /// Its share of the buckets in relation to the others', 1..=[`WEIGHT_MAX`].
     pub weight: u8,
     /// Whether it was taken out of service for good. Its place is kept, so that no bucket moves
@@ -159,14 +163,20 @@ fn read_rest(
         tiered.check(addresses(), &vips, errors);
         check_weights(members, errors);
     }
+    let wire = ingress.tiered.as_ref().and_then(|tiered| tiered.wire.as_ref());
+    check_macs(members, wire.is_some(), errors);
     let hash = hash(section, ingress.kind, errors);
     let vlan =
         section.optional("vlan", errors, |f| f.integer(1..=4094, "an 802.1Q VLAN identifier"));
     let partition = partition(section, members, &vips, &ingress, errors);
+    if let Some(place) = wire.filter(|_| partition == PartitionGuard::Majority) {
+        let why = " beside partition = \"majority\", which nobody can count without heartbeats";
+        errors.push(place.error(why, "give partition = \"gateway\" or \"none\""));
+    }
     let sticky_udp_ports = sticky_udp_ports(section, errors);
     let timing =
         timing::read(section, members.iter().filter(|member| !member.removed).count(), errors);
-    let heartbeat = heartbeat(section, members, ingress.mode, errors);
+    let heartbeat = heartbeat(section, members, &ingress, errors);
     Some(ClusterFile {
         id: id?,
         generation: generation?.value as u32,
@@ -208,6 +218,25 @@ fn check_weights(members: &[Member<'_>], errors: &mut Errors) {
         if weight.value != WEIGHT_DEFAULT {
             let remedy = "remove it: the router gives every next hop the same load";
             errors.push(weight.place.error(" beside mode = \"tiered\"", remedy));
+        }
+    }
+}
+
+/// Members are known by their MAC addresses where there are no heartbeats, and only there.
+fn check_macs(members: &[Member<'_>], wire: bool, errors: &mut Errors) {
+    for member in members {
+        match &member.mac_place {
+            None if wire && !member.removed => {
+                let found = format!("no `mac` of member \"{}\"", member.name.value);
+                let remedy = "add it: with claims = \"wire\" a member is known by the MAC address \
+                              of its interface";
+                errors.push(member.place.error_found(found, remedy));
+            }
+            Some(place) if !wire => {
+                let found = "this key without claims = \"wire\"".to_owned();
+                errors.push(place.error_found(found, "remove it: heartbeats tell MAC addresses"));
+            }
+            _ => {}
         }
     }
 }
@@ -260,7 +289,7 @@ fn sticky_udp_ports(section: &mut Section<'_>, errors: &mut Errors) -> Vec<u16> 
 fn heartbeat(
     section: &mut Section<'_>,
     members: &[Member<'_>],
-    mode: Option<IngressMode>,
+    ingress: &IngressRead<'_>,
     errors: &mut Errors,
 ) -> Option<HeartbeatConfig> {
     let default = HeartbeatConfig {
@@ -268,6 +297,10 @@ fn heartbeat(
         port: PORT_DEFAULT,
     };
     let Some(mut section) = section.table("heartbeat", errors) else { return Some(default) };
+    if ingress.tiered.as_ref().is_some_and(|tiered| tiered.wire.is_some()) {
+        let found = "this table beside claims = \"wire\"".to_owned();
+        errors.push(section.place.error_found(found, "remove it: there are no heartbeats"));
+    }
     let unicast = section.or_default("transport", false, errors, |f| {
         f.choice(&[("multicast", false), ("unicast", true)])
     });
@@ -285,7 +318,7 @@ fn heartbeat(
         check_unicast_peers(members, errors);
         return Some(HeartbeatConfig { transport: HeartbeatTransport::Unicast, port });
     }
-    if let (Some(group), Some(IngressMode::SharedMac(macs))) = (&group, mode)
+    if let (Some(group), Some(IngressMode::SharedMac(macs))) = (&group, ingress.mode)
         && [macs.macs().v4, macs.macs().v6].contains(&address::group_mac(group.value))
     {
         let remedy = "give another group: heartbeats must not reach the shared MAC address";
@@ -344,6 +377,9 @@ struct Member<'s> {
     address: Option<Located<'s, IpAddr>>,
     /// Where an address stands, also a wrong one.
     address_place: Option<Place<'s>>,
+    mac: Option<Located<'s, MacAddr>>,
+    /// Where a MAC address stands, also a wrong one.
+    mac_place: Option<Place<'s>>,
     /// Its weight, if one is given.
     weight: Option<Located<'s, u8>>,
     removed: bool,
@@ -355,6 +391,7 @@ impl Member<'_> {
             slot: self.slot.value,
             name: self.name.value,
             address: self.address.map(|address| address.value),
+            mac: self.mac.map(|mac| mac.value),
             weight: self.weight.map_or(WEIGHT_DEFAULT, |weight| weight.value),
             removed: self.removed,
         }
@@ -396,6 +433,12 @@ fn members<'s>(section: &mut Section<'s>, errors: &mut Errors) -> Vec<Member<'s>
         |member| member.address.as_ref().map(|address| (&address.place, address.value)),
         errors,
     );
+    check_unique(
+        "mac",
+        &members,
+        |member| member.mac.as_ref().map(|mac| (&mac.place, mac.value)),
+        errors,
+    );
     members
 }
 
@@ -416,12 +459,18 @@ fn member<'s>(mut section: Section<'s>, errors: &mut Errors) -> Option<Member<'s
         address_place = Some(f.place.clone());
         address::unicast(f, "the member's own unicast address")
     });
+    let mut mac_place = None;
+    let mac = section.optional("mac", errors, |f| {
+        mac_place = Some(f.place.clone());
+        address::own_mac(f)
+    });
     let weight = section.optional("weight", errors, |f| {
         f.integer(1..=u64::from(WEIGHT_MAX), "a weight").map(|weight| weight as u8)
     });
     let removed = section.or_default("removed", false, errors, Field::boolean);
     section.finish(errors);
-    Some(Member { place, slot: slot?, name: name?, address, address_place, weight, removed })
+    let (slot, name) = (slot?, name?);
+    Some(Member { place, slot, name, address, address_place, mac, mac_place, weight, removed })
 }
 
 /// Reports members that have something in common which they must not have.

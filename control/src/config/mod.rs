@@ -42,7 +42,7 @@ pub use node::{
 };
 pub use partition::{GATEWAYS_MAX, PartitionGuard};
 pub use shared_mac::SharedMacConfig;
-pub use tiered::TieredConfig;
+pub use tiered::{ClaimsBy, TieredConfig};
 pub use timing::TimingConfig;
 pub use vips::VIPS_MAX;
 

@@ -23,10 +23,31 @@ pub struct TieredConfig {
     pub first6: Option<Ipv6Addr>,
     /// What the next-hop addresses resolve to.
     pub mac: TieredMac,
+    /// Who says which member has which address.
+    pub claims: ClaimsBy,
     /// Who is asked for a flow that is not tracked here.
     pub search: Search,
     /// How many frames a second claim addresses at most, on one interface.
     pub claims_per_s: u32,
+}
+
+/// Who says which member has which address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimsBy {
+    /// The members, in their heartbeats. Claims on the wire are for the router and for switches.
+    Heartbeat,
+    /// The claims on the wire alone: there are no heartbeats. Each member is known by its MAC address.
+    Wire,
+}
+
+impl ClaimsBy {
+    /// Its name in the configuration.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Heartbeat => "heartbeat",
+            Self::Wire => "wire",
+        }
+    }
 }
 
 impl TieredConfig {
@@ -60,6 +81,8 @@ impl TieredConfig {
 pub(super) struct TieredRead<'s> {
     /// The contents; `None` if they are wrong.
     pub(super) config: Option<TieredConfig>,
+    /// Where it says that there are no heartbeats, if it does.
+    pub(super) wire: Option<Place<'s>>,
     /// The next hops of either family, if they can be told.
     hops4: Option<Hops<'s>>,
     hops6: Option<Hops<'s>>,
@@ -95,10 +118,19 @@ pub(super) fn read<'s>(
     let compact = section.optional("compact", errors, Field::boolean);
     let first4 = section.optional("next_hops4", errors, first4);
     let first6 = section.optional("next_hops6", errors, first6);
+    let before_mac = errors.len();
     let mac = section.or_default("mac", TieredMac::Virtual, errors, |f| {
         f.choice(&[("virtual", TieredMac::Virtual), ("node", TieredMac::Node)])
     });
-    section.or_default("claims", (), errors, claims);
+    let is_virtual = mac == TieredMac::Virtual && errors.len() == before_mac;
+    let claims = section.optional("claims", errors, |f| {
+        f.choice(&[("heartbeat", ClaimsBy::Heartbeat), ("wire", ClaimsBy::Wire)])
+    });
+    let wire = claims.filter(|claims| claims.value == ClaimsBy::Wire).map(|claims| claims.place);
+    if let Some(place) = wire.as_ref().filter(|_| is_virtual) {
+        let why = " beside mac = \"virtual\", which does not say whose claim it is";
+        errors.push(place.error(why, "give mac = \"node\", or claims = \"heartbeat\""));
+    }
     let search = section.or_default("search", Search::PreviousOwners, errors, |f| {
         f.choice(&[("previous-owners", Search::PreviousOwners), ("members", Search::Members)])
     });
@@ -123,24 +155,14 @@ pub(super) fn read<'s>(
         first4: first4.as_ref().map(|first| first.value),
         first6: first6.as_ref().map(|first| first.value),
         mac,
+        claims: if wire.is_some() { ClaimsBy::Wire } else { ClaimsBy::Heartbeat },
         search,
         claims_per_s: claims_per_s as u32,
     };
     let hops4 = first4.and_then(|first| hops4(first, count?, errors));
     let hops6 = first6.and_then(|first| hops6(first, count?, errors));
     let config = (errors.len() == before).then_some(config);
-    TieredRead { config, hops4, hops6, has4, has6 }
-}
-
-/// `claims`: so far the heartbeats alone say who has what.
-fn claims(field: &Field<'_>) -> Result<(), ConfigError> {
-    const EXPECTED: &str = "\"heartbeat\"";
-    let why = match field.text(EXPECTED)? {
-        "heartbeat" => return Ok(()),
-        "wire" => ", which this version cannot do yet",
-        _ => "",
-    };
-    Err(field.place.error(why, format!("give {EXPECTED}")))
+    TieredRead { config, wire, hops4, hops6, has4, has6 }
 }
 
 fn first4(field: &Field<'_>) -> Result<Ipv4Addr, ConfigError> {
