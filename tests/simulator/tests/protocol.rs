@@ -1,7 +1,7 @@
 //! Whole clusters of real nodes in virtual time: starts, failures, planned moves, partitions.
 
 use vipdp::cluster::auth::OpenError;
-use vipdp::cluster::config::{ConfigId, Member, Partition, Timing};
+use vipdp::cluster::config::{ConfigId, Member, Parameters, Partition, Timing};
 use vipdp::cluster::node::{Alarm, Input, State};
 use vipdp::cluster::wire::{Body, MESSAGE_LEN};
 use vipdp_simulator::network::{Network, config, parameters, slot};
@@ -55,6 +55,26 @@ fn the_buckets_of_a_dead_node_are_served_again_within_the_bound() {
         assert_eq!(network.coverage.worst_dual, 0);
         network.run(5 * SECOND);
         assert!(network.exactly_one_owner());
+    }
+}
+
+#[test]
+fn every_profile_keeps_its_bound() {
+    // PROTOCOL.md, section 4: 10 ms x 5, and 100 ms x 5.
+    for (timing, millis) in [(Timing::FAST, 10), (Timing::RELAXED, 100)] {
+        let h = millis * MS;
+        for seed in 0..8 {
+            let parameters = Parameters { timing, ..parameters(4) };
+            let mut network = Network::settled(parameters, seed);
+            network.tick_latency = h / 8;
+            network.kill(seed as usize % 4);
+            network.run_until("the others serve", 10 * h, Network::exactly_one_owner);
+            let gap = network.coverage.worst_gap;
+            // L1: D + 3h + delay + tick.
+            assert!(gap <= 5 * h + 3 * h + MS + h / 8, "{millis} ms, seed {seed}: {gap} ns");
+            network.run(2 * SECOND);
+            assert_eq!(network.coverage.worst_dual, 0);
+        }
     }
 }
 
