@@ -153,6 +153,27 @@ impl Announcements {
         self.link_is_up = is_up;
     }
 
+    /// The next claim that was heard, whoever made it, where the protocol judges all of them.
+    pub fn next_heard(&mut self) -> Option<HeardClaim> {
+        self.heard.pop()
+    }
+
+    /// Claims these addresses once, now, for other members to hear. This is how often the protocol
+    /// wants it: the rate for all other claims does not count.
+    pub fn repeat(&self, service: &Service, numbers: &BucketSet) {
+        let Ingress::Tiered(tiered) = &service.ingress else { return };
+        for number in numbers.iter() {
+            let mac = tiered.mac_of(number, service.own_mac);
+            if let Some(address) = tiered.address_v4(number) {
+                // Members listen to either form, and no other host is to be bothered twice.
+                self.send(&claim::arp_claim(address, mac, ArpForm::Request, service.vlan));
+            }
+            if let Some(address) = tiered.address_v6(number) {
+                self.send(&claim::advertisement(address, mac, service.vlan));
+            }
+        }
+    }
+
     /// The next claim of a stranger that was not reported lately. Answers claims of what is ours.
     pub fn next_stranger(&mut self, now_ns: u64, service: &Service) -> Option<HeardClaim> {
         while let Some(heard) = self.heard.pop() {

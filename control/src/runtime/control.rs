@@ -32,17 +32,24 @@ use super::clock::monotonic_ns;
 use super::gateway::Gateway;
 use super::mailbox::{Letter, Letters};
 use super::overlap::Overlap;
+use super::protocol::{Actions, Event, Protocol};
 use super::reload::{GatewayChange, Reload};
 use super::transport::{Received, Transport};
 use super::workers::{Progress, WorkerThreads};
 use crate::cluster::auth::{self, Keyring, OpenError};
 use crate::cluster::config::Timing;
-use crate::cluster::node::{Alarm, Destination, Input, Life, Node, Output, View};
+use crate::cluster::node::{Alarm, Destination, Input, Life, Output, View};
 use crate::cluster::wire::{MESSAGE_LEN_MAX, Message};
 
 /// How many datagrams are taken before the timers get their turn: more than all 64 members send
 /// in one heartbeat interval, so that a flood delays the timers, but cannot stop them.
 const DATAGRAMS_MAX: usize = 256;
+
+/// How many claims are taken before the timers get their turn.
+const CLAIMS_MAX: usize = 4096;
+
+/// How often in a heartbeat interval claims are listened for, where there are no heartbeats.
+const HEARINGS: u64 = 8;
 
 /// How long a worker may stand still before the node counts as unwilling. An idle worker makes a
 /// turn every 20 ms, and a core that serves two nodes' workers may keep one waiting.
@@ -97,13 +104,13 @@ pub struct ControlView {
 /// What the control thread works with.
 pub struct Control {
     /// The state machine.
-    pub node: Node,
+    pub protocol: Protocol,
     /// The cluster's keys.
     pub keyring: Keyring,
     /// The cluster's number.
     pub cluster: u16,
-    /// The heartbeats' socket.
-    pub transport: Transport,
+    /// The heartbeats' socket, if there are any.
+    pub transport: Option<Transport>,
     /// Where snapshots go.
     pub publisher: Publisher,
     /// What of them does not change.
@@ -129,7 +136,7 @@ pub struct Control {
 /// The parts of the loop that change from turn to turn.
 struct Turn {
     counts: HeartbeatCounts,
-    outputs: Vec<Output>,
+    actions: Actions,
     datagram: Vec<u8>,
     /// When the state machine wants to be called next.
     deadline_ns: u64,
@@ -159,7 +166,7 @@ impl Control {
         let now = monotonic_ns();
         let mut turn = Turn {
             counts: HeartbeatCounts::default(),
-            outputs: Vec::new(),
+            actions: Actions::default(),
             datagram: Vec::with_capacity(MESSAGE_LEN_MAX),
             deadline_ns: now,
             generation: 0,
@@ -184,10 +191,11 @@ impl Control {
             self.watch_gateway(&mut turn, now);
             self.watch_workers(&mut turn, now);
             self.watch_egress(&mut turn, now);
+            self.hear_claims(&mut turn, now);
             if now >= turn.deadline_ns {
                 self.step(&mut turn, now, Input::Tick);
             }
-            self.announce(&mut turn, now);
+            self.announcements.turn(now, &self.service);
         }
         self.forward_the_last(&mut turn);
         Ok(())
@@ -224,7 +232,7 @@ impl Control {
 
     /// Whether there is nobody to hand anything to.
     fn is_alone(&self) -> bool {
-        let members = self.node.view().members;
+        let members = self.protocol.view().members;
         !members.iter().any(|member| matches!(member.life, Life::Heard | Life::Relayed))
     }
 
@@ -235,6 +243,10 @@ impl Control {
         if self.egress.is_some() {
             // No descriptor tells of a missed next hop.
             until = until.min(now + RESOLVING_NS);
+        }
+        if self.protocol.is_by_wire() {
+            // Nor of a claim that was heard.
+            until = until.min(now + self.timing.heartbeat_ns / HEARINGS);
         }
         until = until.min(self.announcements.deadline_ns());
         if let Some(gateway) = &self.gateway {
@@ -247,8 +259,10 @@ impl Control {
         let wait = Duration::from_millis(until.saturating_sub(now).div_ceil(MS));
         let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
         let gateway = self.gateway.iter().flat_map(Gateway::descriptors);
-        let mut descriptors: Vec<_> = [self.transport.as_fd(), self.letters.as_fd()]
+        let transport = self.transport.iter().map(Transport::as_fd);
+        let mut descriptors: Vec<_> = [self.letters.as_fd()]
             .into_iter()
+            .chain(transport)
             .chain(gateway)
             .map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN))
             .collect();
@@ -262,7 +276,8 @@ impl Control {
         // One more than any message, so that a longer one shows.
         let mut buffer = [0; MESSAGE_LEN_MAX + 1];
         for _ in 0..DATAGRAMS_MAX {
-            let received = match self.transport.receive(&mut buffer) {
+            let Some(transport) = &self.transport else { return Ok(()) };
+            let received = match transport.receive(&mut buffer) {
                 Ok(Some(received)) => received,
                 Ok(None) => return Ok(()),
                 // The kernel reports a peer's ICMP error, or that the interface went down, once.
@@ -299,7 +314,7 @@ impl Control {
             match letter {
                 Letter::View(answer) => {
                     let view = ControlView {
-                        view: self.node.view(),
+                        view: self.protocol.view(),
                         heartbeats: turn.counts.clone(),
                         generation: turn.generation,
                         retired: self.publisher.retired(),
@@ -315,14 +330,16 @@ impl Control {
                     let _ = answer.send(());
                 }
                 Letter::Reload(reload, answer) => {
-                    let Reload { cluster, keyring, route, gateway, reach } = *reload;
+                    let Reload { cluster, macs, keyring, route, gateway, reach } = *reload;
                     info!(generation = cluster.id().generation, "staging a configuration");
                     self.keyring = keyring;
-                    self.transport.set_route(route);
+                    if let Some(transport) = &mut self.transport {
+                        transport.set_route(route);
+                    }
                     self.service.ingress = reach.ingress;
                     self.announcements.ask(reach.numbers);
                     self.set_gateway(turn, gateway);
-                    self.step(turn, monotonic_ns(), Input::Config(cluster));
+                    self.take_in(turn, monotonic_ns(), Event::Config(cluster, macs));
                     let _ = answer.send(());
                 }
                 Letter::Stop => {
@@ -359,13 +376,21 @@ impl Control {
         }
     }
 
-    /// Hears what others claim, and says what is this node's.
-    fn announce(&mut self, turn: &mut Turn, now: u64) {
-        while let Some(heard) = self.announcements.next_stranger(now, &self.service) {
-            let HeardClaim { address, mac, .. } = heard;
-            self.step(turn, now, Input::WireClaim { address, mac });
+    /// Hears what others claim: strangers, or everybody where nothing else tells who has what.
+    fn hear_claims(&mut self, turn: &mut Turn, now: u64) {
+        for _ in 0..CLAIMS_MAX {
+            let heard = if self.protocol.is_by_wire() {
+                self.announcements.next_heard()
+            } else {
+                self.announcements.next_stranger(now, &self.service)
+            };
+            let Some(HeardClaim { address, mac, .. }) = heard else { return };
+            let number = match self.service.ingress {
+                Ingress::Tiered(tiered) => tiered.number(address),
+                Ingress::SharedMac(_) => None,
+            };
+            self.take_in(turn, now, Event::Claim { number, address, mac });
         }
-        self.announcements.turn(now, &self.service);
     }
 
     /// A data plane that stands still must not keep its buckets.
@@ -413,19 +438,27 @@ impl Control {
     }
 
     fn step(&mut self, turn: &mut Turn, now: u64, input: Input) {
-        self.node.step(now, input, &mut turn.outputs);
-        let mut outputs = std::mem::take(&mut turn.outputs);
-        for output in outputs.drain(..) {
+        self.take_in(turn, now, Event::Input(input));
+    }
+
+    fn take_in(&mut self, turn: &mut Turn, now: u64, event: Event) {
+        let mut actions = std::mem::take(&mut turn.actions);
+        self.protocol.step(now, event, &mut actions);
+        for output in actions.outputs.drain(..) {
             self.execute(turn, output);
         }
-        turn.outputs = outputs;
+        if let Some(numbers) = actions.repeats.take() {
+            self.announcements.repeat(&self.service, &numbers);
+        }
+        turn.actions = actions;
     }
 
     fn execute(&mut self, turn: &mut Turn, output: Output) {
         match output {
             Output::PublishTable { holdings, lease_until_ns, owners } => {
                 let now = monotonic_ns();
-                let table = Table { holdings: &holdings, lease_until_ns, alive: self.node.alive() };
+                let table =
+                    Table { holdings: &holdings, lease_until_ns, alive: self.protocol.alive() };
                 self.announcements.table(now, &self.service, &table);
                 turn.acquired.change(&holdings);
                 turn.overlap.change(now, holdings, &turn.released);
@@ -460,10 +493,11 @@ impl Control {
     }
 
     fn send(&self, turn: &mut Turn, to: Destination, message: &Message) {
+        let Some(transport) = &self.transport else { return };
         auth::seal(&self.keyring, message, &mut turn.datagram);
         let sent = match to {
-            Destination::Multicast => self.transport.send_to_all(&turn.datagram),
-            Destination::Slot(slot) => self.transport.send_to(&turn.datagram, slot),
+            Destination::Multicast => transport.send_to_all(&turn.datagram),
+            Destination::Slot(slot) => transport.send_to(&turn.datagram, slot),
         };
         match sent {
             Ok(()) => turn.counts.sent += 1,
@@ -477,7 +511,7 @@ impl Control {
     fn publish(&mut self, turn: &mut Turn) {
         turn.generation += 1;
         let service = Service {
-            peer_macs: self.node.peer_macs(),
+            peer_macs: self.protocol.peer_macs(),
             egress: self.egress.as_ref().map(|table| table.egress().clone()),
             ..self.service.clone()
         };

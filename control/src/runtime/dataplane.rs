@@ -36,6 +36,9 @@ const UNRESOLVED_MAX: usize = vipdp_core::port::BURST;
 /// How many claims of others may wait for the control thread. A stranger who claims faster than it
 /// looks is no better known for it.
 const CLAIMS_MAX: usize = vipdp_core::port::BURST;
+/// The same where nothing but claims tells members of each other: as many as 64 members with 63
+/// addresses each make in the time in which the control thread looks once, several times over.
+const MEMBERS_CLAIMS_MAX: usize = 4096;
 
 /// The data plane of a node, running. Dropping it stops the workers, then puts the host back, then
 /// gives the frames back to the kernel, which has no VIP any more: the fields are in that order.
@@ -97,7 +100,8 @@ impl DataPlane {
         };
         let service = service(config, &link, host.tap(), &reach);
         let (flows, flow_file) = flow_table(config, &service.client_hash)?;
-        let shared = shared(&service, flows);
+        let claims_max = if super::is_by_wire(config) { MEMBERS_CLAIMS_MAX } else { CLAIMS_MAX };
+        let shared = shared(&service, flows, claims_max);
         let ports = (0..queues)
             .map(|queue| open_port(config, &program, queue))
             .collect::<Result<Vec<_>>>()?;
@@ -143,7 +147,7 @@ fn service(config: &Config, link: &Link, tap: &Link, reach: &Reach) -> Service {
     }
 }
 
-fn shared(service: &Service, flows: FlowTable) -> Shared {
+fn shared(service: &Service, flows: FlowTable, claims_max: usize) -> Shared {
     let nothing = Snapshot {
         generation: 0,
         lease_until_ns: 0,
@@ -156,7 +160,7 @@ fn shared(service: &Service, flows: FlowTable) -> Shared {
         publication: Arc::new(Publication::new(nothing)),
         flows: Arc::new(flows),
         unresolved: Arc::new(ArrayQueue::new(UNRESOLVED_MAX)),
-        claims: Arc::new(ArrayQueue::new(CLAIMS_MAX)),
+        claims: Arc::new(ArrayQueue::new(claims_max)),
     }
 }
 

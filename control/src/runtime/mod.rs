@@ -16,6 +16,7 @@ mod gateway;
 mod handler;
 mod mailbox;
 mod overlap;
+mod protocol;
 pub(crate) mod random;
 mod reach;
 mod reload;
@@ -28,7 +29,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use arc_swap::ArcSwap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -47,7 +48,8 @@ use crate::cluster::config::{
     ClusterConfig, ConfigId, Lists, Member, Parameters, Partition, Timing,
 };
 use crate::cluster::node::Node;
-use crate::config::{Config, HeartbeatTransport, IngressMode, PartitionGuard};
+use crate::cluster::wire_node::{MemberMacs, WireNode};
+use crate::config::{ClaimsBy, Config, HeartbeatTransport, IngressMode, PartitionGuard};
 use announce::Announcements;
 use clock::monotonic_ns;
 use control::Control;
@@ -55,6 +57,7 @@ use dataplane::DataPlane;
 use gateway::Gateway;
 use handler::Handler;
 use mailbox::Mailbox;
+use protocol::Protocol;
 use reach::Reach;
 use transport::{Route, Transport};
 
@@ -86,29 +89,21 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         realtime::lock_memory().context("heartbeats this fast need memory that stays in RAM")?;
         check_realtime()?;
     }
+    check_own_mac(config)?;
     let dataplane = DataPlane::start(config)?;
     let DataPlane { workers, host, intake, link, shared, flow_file, service, egress, queues } =
         dataplane;
     let workers = Arc::new(workers);
     let xdp_mode = intake.program.attach_mode();
     let intake = Arc::new(Mutex::new(intake));
-    let transport = route(config)
-        .and_then(|route| Ok(Transport::open(route)?))
-        .context("cannot open the heartbeats' socket")?;
     let (mailbox, letters) = mailbox::mailbox().context("no descriptor for the control thread")?;
     let timing = cluster.timing();
-    let node = Node::new(
-        Arc::clone(&cluster),
-        config.node.slot,
-        random::word()?,
-        random::word()?,
-        monotonic_ns(),
-    );
+    let (protocol, transport) = protocol(config, &cluster)?;
     let gateway = gateway(config, &timing).context("cannot ask the router")?;
     let announcements = announcements(config, &link, &shared, &service, &timing)
         .context("cannot claim addresses")?;
     let control = Control {
-        node,
+        protocol,
         keyring,
         cluster: config.cluster.id,
         transport,
@@ -285,6 +280,52 @@ pub fn cluster_config(config: &Config) -> Result<ClusterConfig> {
         assignment_seed: config.keys.assignment_seed(),
     };
     Ok(ClusterConfig::new(parameters)?)
+}
+
+/// The protocol, and the heartbeats' socket if it has any.
+fn protocol(
+    config: &Config,
+    cluster: &Arc<ClusterConfig>,
+) -> Result<(Protocol, Option<Transport>)> {
+    let (cluster, slot, seed) = (Arc::clone(cluster), config.node.slot, random::word()?);
+    if is_by_wire(config) {
+        let node = WireNode::new(cluster, member_macs(config), slot, seed, monotonic_ns());
+        return Ok((Protocol::Wire(Box::new(node)), None));
+    }
+    let transport = route(config)
+        .and_then(|route| Ok(Transport::open(route)?))
+        .context("cannot open the heartbeats' socket")?;
+    let node = Node::new(cluster, slot, random::word()?, seed, monotonic_ns());
+    Ok((Protocol::Heartbeats(Box::new(node)), Some(transport)))
+}
+
+/// Whether there are no heartbeats.
+fn is_by_wire(config: &Config) -> bool {
+    matches!(config.cluster.mode, IngressMode::Tiered(tiered) if tiered.claims == ClaimsBy::Wire)
+}
+
+/// The members' MAC addresses, as far as the configuration says them.
+fn member_macs(config: &Config) -> Box<MemberMacs> {
+    let mut macs = Box::new([None; SLOTS]);
+    for member in config.cluster.members.iter().filter(|member| !member.removed) {
+        macs[member.slot.index()] = member.mac;
+    }
+    macs
+}
+
+/// The others know this node by its MAC address, where the configuration says it.
+fn check_own_mac(config: &Config) -> Result<()> {
+    let Some(mac) = config.own_member().mac else { return Ok(()) };
+    let link = Link::read(config.node.interface.as_str())?;
+    ensure!(
+        link.mac == mac,
+        "{}: member \"{}\": mac: found {mac}, but {} has {}: give that one, on all nodes",
+        config.node.cluster_path.display(),
+        config.own_member().name,
+        link.name,
+        link.mac,
+    );
+    Ok(())
 }
 
 /// The questions to the router, on the interface that heartbeats travel by, if there is one.

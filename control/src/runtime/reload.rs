@@ -13,6 +13,7 @@ use super::reach::Reach;
 use super::transport::Route;
 use crate::cluster::auth::Keyring;
 use crate::cluster::config::{ClusterConfig, Timing};
+use crate::cluster::wire_node::MemberMacs;
 use crate::config::Config;
 
 /// What the control thread is given.
@@ -20,6 +21,8 @@ use crate::config::Config;
 pub struct Reload {
     /// The cluster's configuration, to be staged.
     pub cluster: Arc<ClusterConfig>,
+    /// The members' MAC addresses, as far as it says them.
+    pub macs: Box<MemberMacs>,
     /// The keys, used at once.
     pub keyring: Keyring,
     /// Where heartbeats go, used at once.
@@ -95,6 +98,7 @@ impl Reload {
         let gateway = GatewayChange::new(running, new, &cluster.timing())?;
         Ok(Self {
             cluster: Arc::new(cluster),
+            macs: super::member_macs(new),
             keyring: super::keyring(new)?,
             route: super::route(new)?,
             gateway,
@@ -108,6 +112,7 @@ fn fixed_changes(running: &Config, new: &Config) -> Vec<&'static str> {
     let (a, b) = (&running.node, &new.node);
     let (c, d) = (&running.cluster, &new.cluster);
     let own = |config: &Config| config.own_member().address;
+    let own_mac = |config: &Config| config.own_member().mac;
     [
         ("slot", a.slot != b.slot),
         ("interface", a.interface != b.interface),
@@ -132,6 +137,7 @@ fn fixed_changes(running: &Config, new: &Config) -> Vec<&'static str> {
         ("profile or [timing]", c.timing != d.timing),
         ("[heartbeat]", c.heartbeat != d.heartbeat),
         ("this member's address", own(running) != own(new)),
+        ("this member's mac", own_mac(running) != own_mac(new)),
         ("the hash key", running.keys.hash_key() != new.keys.hash_key()),
     ]
     .into_iter()

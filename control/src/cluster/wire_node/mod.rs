@@ -515,15 +515,6 @@ impl WireNode {
         self.owners_changed = true;
     }
 
-    /// The members that were heard to claim anything within T, and this node.
-    fn alive(&self) -> SlotSet {
-        let heard = |slot: &Slot| {
-            *slot == self.me
-                || self.heard_at[slot.index()].is_some_and(|at| self.now < at + self.patience())
-        };
-        self.config.present().iter().filter(heard).collect()
-    }
-
     /// Publishes what is held, with a new lease, if it has changed or the lease is to be renewed.
     fn publish(&mut self, renews: bool, out: &mut Vec<WireOutput>) {
         let alive = self.alive();

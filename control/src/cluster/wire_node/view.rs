@@ -4,7 +4,7 @@ use vipdp_core::bucket::Bucket;
 use vipdp_core::slot::Slot;
 
 use super::{MemberMacs, WireNode};
-use crate::cluster::config::ConfigId;
+use crate::cluster::config::{ConfigId, SlotSet};
 use crate::cluster::node::{Life, MemberView, State, View};
 
 impl WireNode {
@@ -24,11 +24,6 @@ impl WireNode {
         }
     }
 
-    /// This node's slot.
-    pub fn slot(&self) -> Slot {
-        self.me
-    }
-
     /// What this node is up to.
     pub fn state(&self) -> State {
         if self.is_fenced() {
@@ -42,14 +37,20 @@ impl WireNode {
         }
     }
 
-    /// Whether this node owns anything.
-    pub fn holds_any(&self) -> bool {
-        !self.owned.is_empty()
+    /// The members that were heard to claim anything within T, and this node.
+    pub fn alive(&self) -> SlotSet {
+        let heard = |slot: &Slot| {
+            *slot == self.me
+                || self.heard_at[slot.index()].is_some_and(|at| self.now < at + self.patience())
+        };
+        self.config.present().iter().filter(heard).collect()
     }
 
-    /// The members' own MAC addresses, by slot.
-    pub fn member_macs(&self) -> &MemberMacs {
-        &self.macs
+    /// The other members' own MAC addresses, by slot.
+    pub fn peer_macs(&self) -> MemberMacs {
+        let mut macs = *self.macs;
+        macs[self.me.index()] = None;
+        macs
     }
 
     fn member_view(&self, slot: Slot, owners: &[Option<Slot>]) -> MemberView {
