@@ -19,6 +19,7 @@ set_vips() {
 set_vips
 
 node_address4() { echo "192.0.2.$((10 + $1))"; }
+node_mac() { ip netns exec "$PREFIX-$1" cat /sys/class/net/eth0/address; }
 node_address6() { echo "2001:db8:53::$((10 + $1))"; }
 
 # namespaces: those of this lab that exist.

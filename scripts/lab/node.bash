@@ -104,6 +104,7 @@ tiers = $TIERS
 next_hops4 = "$NEXT_HOPS4"
 next_hops6 = "$NEXT_HOPS6"
 mac = "$MAC"
+claims = "$CLAIMS"
 END
     else
         printf '[shared_mac]\nmac = "%s"\n' "$MAC"
@@ -117,6 +118,8 @@ name = "n$number"
 address = "$(node_address4 "$number")"
 weight = 1
 END
+        # Without heartbeats nothing else tells it.
+        [[ $CLAIMS != wire ]] || printf 'mac = "%s"\n' "$(node_mac "n$number")"
     done
 }
 
