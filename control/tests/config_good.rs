@@ -143,7 +143,7 @@ fn next_hops_are_as_many_as_members_and_tiers_make() {
 
     let Config { cluster, .. } = config("good/tiered_wire");
     let IngressMode::Tiered(tiered) = cluster.mode else { panic!("{:?}", cluster.mode) };
-    assert_eq!(tiered.claims, ClaimsBy::Wire);
+    assert_eq!((tiered.claims, tiered.search), (ClaimsBy::Wire, Search::Members));
     let macs: Vec<_> = cluster.members.iter().map(|member| member.mac).collect();
     let mac = |last| Some(MacAddr([0, 0, 0x5e, 0, 0x53, last]));
     assert_eq!(macs, [mac(1), mac(2), None, mac(3)]);

@@ -131,7 +131,10 @@ pub(super) fn read<'s>(
         let why = " beside mac = \"virtual\", which does not say whose claim it is";
         errors.push(place.error(why, "give mac = \"node\", or claims = \"heartbeat\""));
     }
-    let search = section.or_default("search", Search::PreviousOwners, errors, |f| {
+    // Without heartbeats an owner learns that its address has moved from the same frame as the
+    // router, and may be asked for a flow before it knows who else to ask.
+    let search = if wire.is_some() { Search::Members } else { Search::PreviousOwners };
+    let search = section.or_default("search", search, errors, |f| {
         f.choice(&[("previous-owners", Search::PreviousOwners), ("members", Search::Members)])
     });
     let claims_per_s = section.or_default("claims_per_s", CLAIMS_PER_S_DEFAULT, errors, |f| {
