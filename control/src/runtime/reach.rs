@@ -117,9 +117,10 @@ impl Reach {
         self
     }
 
-    /// Whether frames to the VIPs are addressed to the node itself.
+    /// Whether frames to the VIPs may be addressed to the node itself: members send them on so, also
+    /// where the router does not.
     pub fn is_by_own_mac(&self) -> bool {
-        matches!(&self.ingress, Ingress::Tiered(tiered) if tiered.mac == TieredMac::Node)
+        matches!(self.ingress, Ingress::Tiered(_))
     }
 
     /// Whether frames to the VIPs are addressed to a group.

@@ -228,6 +228,8 @@ pub struct PreviousOwners {
     alive: u64,
     /// Of each member: who had an address before that is its now. Bit `slot`.
     before: Box<[u64; SLOTS]>,
+    /// Whether a member may return with its flows.
+    is_incomplete: bool,
 }
 
 /// No slot.
@@ -249,6 +251,7 @@ impl PreviousOwners {
             owners: Box::new([[NOBODY; 3]; BUCKETS]),
             alive: alive.into_iter().fold(0, |alive, slot| alive | bit(slot)),
             before: Box::new([0; SLOTS]),
+            is_incomplete: false,
         };
         for (number, Owners { now, before: [last, second] }) in owners {
             known.owners[number.index()] =
@@ -259,6 +262,18 @@ impl PreviousOwners {
             }
         }
         known
+    }
+
+    /// The same, while a member is away (`is_away`) that may be back in a moment with the flows that
+    /// it had: its vipdp is restarted, say.
+    #[must_use]
+    pub fn while_away(self, is_away: bool) -> Self {
+        Self { is_incomplete: is_away, ..self }
+    }
+
+    /// Whether a flow that nobody knows may be that of a member who is back in a moment.
+    pub fn is_incomplete(&self) -> bool {
+        self.is_incomplete
     }
 
     /// Who has and had the address numbered `number`.

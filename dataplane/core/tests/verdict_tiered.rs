@@ -195,6 +195,32 @@ fn a_segment_of_no_connection_is_the_hosts_to_reset() {
     });
 }
 
+/// A restarted member has its flows again: the host's reset would come before.
+#[test]
+fn a_segment_of_a_flow_that_may_return_is_dropped() {
+    for_each_owner(|mut member, family| {
+        let (link, client) = (member.link(r()), client(family, 1));
+        let back = member.marked(Mark::Back(r()));
+        member.is_away = true;
+        member.publish();
+        for flags in [ACK, SYN | ACK, FIN | ACK, RST] {
+            member.drops(&segment(client, flags, link), "no_flow");
+            member.drops(&segment(client, flags, back), "no_flow");
+        }
+        // Those who are there are asked as ever.
+        member.know(r(), owners(Some(0), &[1]));
+        let first_mark = match member.tiered().mac {
+            TieredMac::Virtual => Mark::Previous(r()),
+            TieredMac::Node => Mark::Round(slot(0)),
+        };
+        member.sends_on(&segment(client, ACK, link), 1, first_mark);
+        // What is new waits for nobody.
+        member.passes(&segment(client, SYN, link));
+        member.passes(&segment(client, ACK, link));
+        member.passes(&dns(client, link));
+    });
+}
+
 /// What the owner does with a packet whose flow it does not know, by what it knows of owners.
 #[test]
 fn what_may_have_begun_elsewhere_is_sent_to_who_had_the_address() {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use vipdp_core::bucket::{BUCKETS, Bucket, BucketSet};
-use vipdp_core::slot::Slot;
+use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::tiered::{Owners, PreviousOwners};
 
 use super::Node;
@@ -14,11 +14,18 @@ use crate::cluster::config::SlotSet;
 /// How many claimants of an address are remembered: its owner, this node and two more.
 const REMEMBERED: usize = 4;
 
+/// How soon a member that was stopped and started is back: until then nobody resets what may be its
+/// connections. Longer than a process manager takes for a restart, and short enough for clients of
+/// one that has died.
+const RETURN_NS: u64 = 10_000_000_000;
+
 /// The last claimants of each address.
 #[derive(Debug, Default)]
 pub(super) struct History {
     /// The last one first. Empty as long as nobody asks.
     claimants: Vec<[Option<Slot>; REMEMBERED]>,
+    /// When each member was last seen to be reachable.
+    reached_at: Vec<Option<u64>>,
     /// What was told last, and from what it was made.
     told: Option<(Basis, Arc<PreviousOwners>)>,
     /// Counts changes.
@@ -30,6 +37,7 @@ pub(super) struct History {
 struct Basis {
     changes: u64,
     alive: SlotSet,
+    is_away: bool,
 }
 
 impl Node {
@@ -54,8 +62,9 @@ impl Node {
     pub(super) fn previous_owners(&mut self) -> Arc<PreviousOwners> {
         let reachable = |&slot: &Slot| self.peer(slot).alive && self.peer(slot).mac.is_some();
         let mut alive: SlotSet = self.others().filter(reachable).collect();
+        let is_away = self.is_anybody_away(alive);
         alive.insert(self.me);
-        let basis = Basis { changes: self.history.changes, alive };
+        let basis = Basis { changes: self.history.changes, alive, is_away };
         if let Some((told_by, told)) = &self.history.told
             && *told_by == basis
         {
@@ -70,9 +79,25 @@ impl Node {
                 buckets.map(|bucket| (bucket, self.owners(bucket, alive))),
             )
         };
-        let owners = Arc::new(owners);
+        let owners = Arc::new(owners.while_away(is_away));
         self.history.told = Some((basis, Arc::clone(&owners)));
         owners
+    }
+
+    /// Whether a member other than the `reachable` was so a moment ago, and may be again, with the
+    /// flows that it had.
+    fn is_anybody_away(&mut self, reachable: SlotSet) -> bool {
+        let now = self.now;
+        let reached_at = &mut self.history.reached_at;
+        reached_at.resize(SLOTS, None);
+        for slot in reachable.iter() {
+            reached_at[slot.index()] = Some(now);
+        }
+        let is_away = |slot: Slot| {
+            let reached_at = self.history.reached_at[slot.index()];
+            !reachable.contains(slot) && reached_at.is_some_and(|at| now < at + RETURN_NS)
+        };
+        self.others().any(is_away)
     }
 
     /// Who has and had the address `bucket`, of those `alive`.

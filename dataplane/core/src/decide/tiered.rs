@@ -22,7 +22,8 @@
 //!
 //! *Send back* where the address is ours, or we began: serve. Where its owner is not known: drop,
 //! `NoFlow`. *Serve*: enter a SYN or a sticky datagram as a new flow, pass the rest to the host,
-//! whose stack answers a segment of no connection with a reset.
+//! whose stack answers a segment of no connection with a reset. While a member is away that may be
+//! back with its flows in a moment, such a segment is dropped instead: `NoFlow`.
 //!
 //! # Whom to ask
 //! - An address that has a MAC address of its own is known from the frame: its previous owner, then
@@ -445,6 +446,10 @@ impl Rules<'_> {
         match self.tracking {
             Tracking::Tcp(key, flags) if opens(flags) => enter(flows, now, bucket, key),
             Tracking::Sticky(key) => enter(flows, now, bucket, key),
+            // Its sender repeats it; a reset would be final.
+            Tracking::Tcp(..) if self.snapshot.previous.is_incomplete() => {
+                Verdict::Drop(DropReason::NoFlow).into()
+            }
             Tracking::Untracked
             | Tracking::Tcp(..)
             | Tracking::Error(_)

@@ -77,6 +77,8 @@ pub struct Member {
     pub holdings: Holdings,
     pub latest: Option<Bucket>,
     pub alive: Vec<Slot>,
+    /// Whether another one may be back in a moment.
+    pub is_away: bool,
     pub owners: Vec<(Bucket, Owners)>,
     pub lease_until_ns: u64,
     pub now_ns: u64,
@@ -139,6 +141,7 @@ impl Member {
             holdings: Holdings::none(),
             latest: None,
             alive: (0..members).map(slot).collect(),
+            is_away: false,
             owners: Vec::new(),
             lease_until_ns: NOW_NS + 1,
             now_ns: NOW_NS,
@@ -162,7 +165,9 @@ impl Member {
             generation: 1,
             lease_until_ns: self.lease_until_ns,
             holdings: self.holdings.clone(),
-            previous: Arc::new(PreviousOwners::new(self.alive.iter().copied(), owners)),
+            previous: Arc::new(
+                PreviousOwners::new(self.alive.iter().copied(), owners).while_away(self.is_away),
+            ),
             latest: self.latest,
             service: Arc::new(self.service.clone()),
         });
