@@ -13,6 +13,7 @@ mod votes;
 const MS: u64 = 1_000_000;
 const H: u64 = 50 * MS;
 const D: u64 = 5 * H;
+const SECOND: u64 = 20 * H;
 const SESSION: u64 = 0x5e55_1011;
 
 fn slot(number: u8) -> Slot {
@@ -631,4 +632,18 @@ fn unknown_slots_are_refused_and_deadlines_lie_ahead() {
         let Some(Output::NextDeadline(at)) = rig.out.last() else { unreachable!() };
         assert!(*at > rig.now && *at <= rig.now + H);
     }
+}
+
+#[test]
+fn who_was_reachable_a_moment_ago_may_return() {
+    let mut rig = Rig::new([0, 1, 2], Partition::None);
+    let is_incomplete = |rig: &mut Rig| rig.node.previous_owners().is_incomplete();
+    for peer in [1, 2] {
+        rig.node.peer_mut(slot(peer)).mac = Some(MacAddr([2, 0, 0, 0, 0, peer]));
+    }
+    assert!(!is_incomplete(&mut rig), "both are there");
+    rig.pass(2 * D, &[1]);
+    assert!(!rig.node.alive().contains(slot(2)) && is_incomplete(&mut rig));
+    rig.pass(10 * SECOND, &[1]);
+    assert!(!is_incomplete(&mut rig), "it is gone for good");
 }
