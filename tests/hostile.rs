@@ -234,11 +234,8 @@ fn rises(now: &BTreeMap<String, u64>, then: &BTreeMap<String, u64>) -> BTreeMap<
 fn malformed_frames_are_counted_by_reason_and_change_nothing() {
     let scene = Scene::new();
     let interface = scene.lab.status("n1").interface;
-    let wire = Wire {
-        from: scene.injector.mac(),
-        shared4: interface.shared_mac_v4.parse().expect("a MAC address"),
-        shared6: interface.shared_mac_v6.parse().expect("a MAC address"),
-    };
+    let [shared4, shared6] = interface.shared_macs();
+    let wire = Wire { from: scene.injector.mac(), shared4, shared6 };
     let bad = [wire.bad_ipv4(), wire.bad_ipv6(), wire.bad_transports(), wire.bad_neighbors()];
     for (reason, frame) in bad.into_iter().flatten() {
         scene.assert_counted(&NODES, reason, &frame, Status::drops);

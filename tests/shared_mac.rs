@@ -78,10 +78,7 @@ impl Drop for StopOnDrop<'_> {
 
 /// Every node gives the same shared addresses.
 fn shared_macs(lab: &Lab) -> BTreeSet<Mac> {
-    let macs = |node: &&str| {
-        let interface = lab.status(node).interface;
-        [interface.shared_mac_v4, interface.shared_mac_v6].map(|mac| mac.parse().expect("a MAC"))
-    };
+    let macs = |node: &&str| lab.status(node).interface.shared_macs();
     let all: BTreeSet<[Mac; 2]> = NODES.iter().map(macs).collect();
     assert_eq!(all.len(), 1, "{all:?}");
     all.into_iter().flatten().collect()

@@ -24,6 +24,26 @@ pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 0x53);
 /// The VIPs.
 pub const VIPS: [IpAddr; 2] = [IpAddr::V4(VIP4), IpAddr::V6(VIP6)];
 
+/// Some of the addresses in the prefixes that are the VIPs of the tiered mode, the families by turns.
+pub const TIERED_VIPS: [IpAddr; 8] = [
+    tiered_vip4(0),
+    tiered_vip6(0),
+    tiered_vip4(53),
+    tiered_vip6(0x53),
+    tiered_vip4(128),
+    tiered_vip6(0x8000),
+    tiered_vip4(255),
+    tiered_vip6(0xffff),
+];
+
+const fn tiered_vip4(host: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, host))
+}
+
+const fn tiered_vip6(host: u16) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x80, 0, 0, 0, 0, host))
+}
+
 /// Name of the tests' lab, which stands beside one that somebody has up for himself.
 const NAME: &str = "vdtest";
 /// How many buckets there are.
@@ -32,11 +52,13 @@ pub const BUCKETS: u32 = 4096;
 /// What kind of lab.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// `shared-mac` or `tiered`, with two tiers.
+    pub mode: &'static str,
     /// How many nodes.
     pub nodes: u8,
     /// How many hosts more, named and numbered on, that are no members and run no vipdp.
     pub spares: u8,
-    /// `unicast` or `multicast`.
+    /// `unicast` or `multicast`; in the tiered mode `virtual` or `node`.
     pub mac: &'static str,
     /// `direct` or `tap`.
     pub egress: &'static str,
@@ -51,6 +73,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            mode: "shared-mac",
             nodes: 4,
             spares: 0,
             mac: "unicast",
@@ -65,6 +88,7 @@ impl Default for Options {
 /// A lab that is up. There is one at a time on a machine: another waits.
 #[derive(Debug)]
 pub struct Lab {
+    mode: &'static str,
     nodes: u8,
     spares: u8,
     since: Instant,
@@ -81,6 +105,7 @@ impl Lab {
         let turn = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
         let since = Instant::now();
         let lab = Self {
+            mode: options.mode,
             nodes: options.nodes,
             spares: options.spares,
             since,
@@ -88,10 +113,10 @@ impl Lab {
         };
         // What a killed test left.
         lab.topology("down");
-        let Options { nodes, spares, mac, egress, partition, hold_s, has_vipdp } = options;
+        let Options { mode, nodes, spares, mac, egress, partition, hold_s, has_vipdp } = options;
         let bare = if *has_vipdp { "" } else { "--no-vipdp" };
         lab.topology(&format!(
-            "up --mode shared-mac --nodes {nodes} --spares {spares} --mac {mac} --egress {egress} --partition {partition} --hold {hold_s} {bare}"
+            "up --mode {mode} --nodes {nodes} --spares {spares} --mac {mac} --egress {egress} --partition {partition} --hold {hold_s} {bare}"
         ));
         lab.say("up");
         lab
@@ -100,6 +125,11 @@ impl Lab {
     /// The hosts' names, nodes and then spares: `n1`, `n2` and so on; the slot of `n1` is 0.
     pub fn nodes(&self) -> impl Iterator<Item = String> {
         (1..=self.nodes + self.spares).map(|number| format!("n{number}"))
+    }
+
+    /// Addresses of the service, the families by turns.
+    pub fn servers(&self) -> &'static [IpAddr] {
+        if self.mode == "tiered" { &TIERED_VIPS } else { &VIPS }
     }
 
     /// One of the namespaces: `client`, `router`, `sw`, or a node.
@@ -175,15 +205,28 @@ impl Lab {
     }
 
     /// Whether the named nodes, and no others, own all buckets, evenly, and agree about it.
+    ///
+    /// In the tiered mode buckets are next-hop addresses. With two tiers each node's absence adds
+    /// one to what every other owns, and those of two absent nodes are nobody's.
     pub fn is_shared_by(&self, nodes: &[&str]) -> bool {
         let statuses: Vec<_> = nodes.iter().filter_map(|node| self.try_status(node)).collect();
+        if statuses.len() != nodes.len() {
+            return false;
+        }
         let part = BUCKETS / nodes.len() as u32;
-        statuses.len() == nodes.len()
-            && statuses.iter().map(|status| status.buckets.owned).sum::<u32>() == BUCKETS
-            && statuses.iter().all(|status| {
-                let Status { buckets, .. } = status;
-                buckets.unowned == 0
-                    && buckets.owned.abs_diff(part) <= part / 25
+        let (part, spread, unowned) = match self.mode {
+            "tiered" => {
+                let members = statuses[0].members.len() as u32;
+                let absent = members - nodes.len() as u32;
+                (members - 1 + absent, 0, absent * absent.saturating_sub(1))
+            }
+            _ => (part, part / 25, 0),
+        };
+        let count = statuses[0].buckets.owners.len() as u32;
+        statuses.iter().map(|status| status.buckets.owned).sum::<u32>() == count - unowned
+            && statuses.iter().all(|Status { buckets, .. }| {
+                buckets.unowned == unowned
+                    && buckets.owned.abs_diff(part) <= spread
                     && buckets.owners == statuses[0].buckets.owners
             })
     }

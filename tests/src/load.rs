@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
 
-use crate::lab::{Lab, VIP4, VIP6};
+use crate::lab::Lab;
 use crate::programs::programs;
 
 /// How many queries may have two answers while buckets move by plan.
@@ -18,7 +18,7 @@ use crate::programs::programs;
 /// the most.
 pub const DUPLICATES_OF_A_MOVE_MAX: u64 = 40;
 
-/// A running load on both VIPs.
+/// A running load on the VIPs.
 #[derive(Debug)]
 pub struct Load {
     process: Child,
@@ -75,14 +75,15 @@ pub struct Lost {
 }
 
 impl Load {
-    /// Starts a load from all the client's addresses, half of it over IPv6; `arguments` are split
-    /// at white space.
+    /// Starts a load on all [`Lab::servers`] from all the client's addresses, half of it over IPv6;
+    /// `arguments` are split at white space.
     #[track_caller]
     pub fn start(lab: &Lab, arguments: &str) -> Self {
         let process = lab
             .namespace("client")
             .command(&programs().dns_load)
-            .args(["--json", "--server", &VIP4.to_string(), "--server", &VIP6.to_string()])
+            .arg("--json")
+            .args(lab.servers().iter().map(|server| format!("--server={server}")))
             .args(["--sources", "10.64.0.0/16", "--sources", "fd64::/64"])
             .args(arguments.split_whitespace())
             .stdout(Stdio::piped())

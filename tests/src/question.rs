@@ -35,8 +35,7 @@ impl Questions {
     /// `askers` addresses of each family ask everything: ARP and neighbour discovery, to all and to
     /// the shared address that they know already, ping, and DNS.
     pub fn new(from: &Injector, interface: &Interface, askers: u8) -> Self {
-        let mac = |text: &str| text.parse::<Mac>().expect("a MAC address");
-        let shared = (mac(&interface.shared_mac_v4), mac(&interface.shared_mac_v6));
+        let shared = interface.shared_macs().into();
         let mut questions = Self { frames: Vec::new(), expected: Answers::new() };
         questions.ask_probes(from.mac(), shared);
         for asker in 0..askers {

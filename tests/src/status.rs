@@ -4,8 +4,11 @@
 //! not the Rust types.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::Deserialize;
+
+use crate::frame::Mac;
 
 /// A node's status.
 #[derive(Clone, Debug, Deserialize)]
@@ -18,6 +21,9 @@ pub struct Status {
     pub members: Vec<Member>,
     /// Who owns what.
     pub buckets: Buckets,
+    /// The next-hop addresses of the tiered mode, by number; none in other modes.
+    #[serde(default)]
+    pub addresses: Vec<Address>,
     /// The VIPs.
     pub vips: Vec<String>,
     /// The NIC.
@@ -69,15 +75,30 @@ pub struct Buckets {
     pub owners: Vec<Option<u8>>,
 }
 
+/// A next-hop address.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Address {
+    /// Its number.
+    pub index: u16,
+    /// The IPv4 address of this number.
+    pub ip4: Option<Ipv4Addr>,
+    /// The IPv6 address of this number.
+    pub ip6: Option<Ipv6Addr>,
+    /// What it resolves to.
+    pub mac: Option<String>,
+    /// The slot of its owner.
+    pub owner: Option<u8>,
+}
+
 /// The NIC.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Interface {
     /// Its own MAC address.
     pub mac: String,
-    /// What the IPv4 VIPs resolve to.
-    pub shared_mac_v4: String,
-    /// What the IPv6 VIPs resolve to.
-    pub shared_mac_v6: String,
+    /// What the IPv4 VIPs resolve to, in the shared-mac mode.
+    pub shared_mac_v4: Option<String>,
+    /// What the IPv6 VIPs resolve to, in the shared-mac mode.
+    pub shared_mac_v6: Option<String>,
     /// The host's side of the hand-off.
     pub tap: String,
 }
@@ -104,6 +125,17 @@ pub struct Heartbeats {
     pub received: u64,
     /// Rejected, by reason.
     pub rejected: BTreeMap<String, u64>,
+}
+
+impl Interface {
+    /// What the VIPs of either family resolve to, in the shared-mac mode.
+    #[track_caller]
+    pub fn shared_macs(&self) -> [Mac; 2] {
+        [&self.shared_mac_v4, &self.shared_mac_v6].map(|mac| {
+            let mac = mac.as_deref().expect("the mode is shared-mac");
+            mac.parse().expect("a MAC address")
+        })
+    }
 }
 
 impl Status {

@@ -1,10 +1,13 @@
-//! TCP connections to the VIPs that take their time, every byte checked.
+//! TCP connections to the VIPs that take their time and carry data both ways, every byte checked.
 //!
-//! The other end is `scripts/lab/stream`: numbered lines of 100 bytes, each with the name of the
-//! node that serves the connection, and a last line with their count.
+//! The other end is `scripts/lab/stream`: numbered lines, each with the name of the node that
+//! serves the connection, each sent back before the next one comes; and a last line with their
+//! count.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,8 +18,8 @@ use crate::lab::{Lab, VIP4, VIP6};
 use crate::namespace::Namespace;
 
 const PORT: u16 = 8080;
-/// Length of a line with its end, bytes.
-const LINE_LEN: usize = 100;
+/// Length of a line with its end, bytes, unless it is said.
+const LINE_LEN: u32 = 100;
 /// A connection that is silent for so long is broken: many times what a takeover takes, and enough
 /// for TCP to send a lost segment a few times.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -30,8 +33,10 @@ pub struct Plan {
     pub server: IpAddr,
     /// How long the transfer takes.
     pub seconds: u32,
-    /// Lines a second.
+    /// Lines a second, each way.
     pub rate: u32,
+    /// Length of a line, bytes.
+    pub line_len: u32,
 }
 
 /// A connection under way.
@@ -41,7 +46,17 @@ pub struct Transfer {
     pub source: IpAddr,
     /// The node that serves it.
     pub node: String,
+    course: Arc<Course>,
     reader: JoinHandle<Result<(), String>>,
+}
+
+/// How far it is.
+#[derive(Debug, Default)]
+struct Course {
+    /// Lines that have come.
+    lines: AtomicU32,
+    /// Whether it is to end.
+    enough: AtomicBool,
 }
 
 /// `count` connections to the VIPs by turns, from addresses of their own, number `first` and up.
@@ -53,7 +68,7 @@ pub fn plans(first: u16, count: u16, seconds: u32, rate: u32) -> Vec<Plan> {
         } else {
             (Ipv6Addr::new(0xfd64, 0, 0, 0, 0, 0, 0xbeef, number).into(), VIP6.into())
         };
-        Plan { source, server, seconds, rate }
+        Plan { source, server, seconds, rate, line_len: LINE_LEN }
     };
     (first..first + count).map(plan).collect()
 }
@@ -73,7 +88,24 @@ impl Transfer {
         self.reader.is_finished()
     }
 
-    /// Waits for the end; what went wrong, if it did.
+    /// How many lines have come.
+    pub fn lines(&self) -> u32 {
+        self.course.lines.load(Ordering::Relaxed)
+    }
+
+    /// Ends it with the next line; what went wrong, if anything did.
+    ///
+    /// # Errors
+    /// What is wrong with the line, or with the connection.
+    pub fn stop(self) -> Result<(), String> {
+        self.course.enough.store(true, Ordering::Relaxed);
+        self.finish()
+    }
+
+    /// Waits for the end; what went wrong, if anything did.
+    ///
+    /// # Errors
+    /// What is wrong with the line, or with the connection.
     pub fn finish(self) -> Result<(), String> {
         self.reader.join().expect("the reader does not panic")
     }
@@ -82,25 +114,31 @@ impl Transfer {
 struct Started {
     plan: Plan,
     node: Receiver<String>,
+    course: Arc<Course>,
     reader: JoinHandle<Result<(), String>>,
 }
 
 impl Started {
     fn new(client: Namespace, plan: Plan) -> Self {
         let (sender, node) = channel();
+        let course = Arc::new(Course::default());
+        let seen = Arc::clone(&course);
         let reader = std::thread::spawn(move || {
             client.enter();
             connect(plan)
                 .map_err(|error| format!("{} to {}: {error}", plan.source, plan.server))
-                .and_then(|stream| read(plan, &stream, &sender))
+                .and_then(|stream| converse(plan, &stream, &seen, &sender))
         });
-        Self { plan, node, reader }
+        Self { plan, node, course, reader }
     }
 
     #[track_caller]
     fn wait(self) -> Transfer {
         match self.node.recv() {
-            Ok(node) => Transfer { source: self.plan.source, node, reader: self.reader },
+            Ok(node) => {
+                let Self { plan, course, reader, .. } = self;
+                Transfer { source: plan.source, node, course, reader }
+            }
             Err(_) => {
                 let end = self.reader.join().expect("the reader does not panic");
                 panic!("a transfer does not start: {end:?}")
@@ -119,18 +157,29 @@ fn connect(plan: Plan) -> std::io::Result<TcpStream> {
     socket.connect_timeout(&SocketAddr::new(plan.server, PORT).into(), SILENCE_MAX)?;
     let mut stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(SILENCE_MAX))?;
-    stream.write_all(format!("{} {}\n", plan.seconds, plan.rate).as_bytes())?;
+    stream.set_nodelay(true)?;
+    let Plan { seconds, rate, line_len, .. } = plan;
+    stream.write_all(format!("{seconds} {rate} {line_len}\n").as_bytes())?;
     Ok(stream)
 }
 
-fn read(plan: Plan, stream: &TcpStream, first: &Sender<String>) -> Result<(), String> {
+/// Sends back every line, until they are over or enough.
+fn converse(
+    plan: Plan,
+    mut stream: &TcpStream,
+    course: &Course,
+    first: &Sender<String>,
+) -> Result<(), String> {
     let mut lines = BufReader::new(stream);
-    let count = plan.seconds * plan.rate;
+    let line_len = plan.line_len as usize;
+    let mut count = plan.seconds * plan.rate;
     let mut node = String::new();
+    let mut number = 0;
     let wrong = |number: u32, found: &str| {
-        Err(format!("{} to {}: line {number} of {count}: {found}", plan.source, plan.server))
+        Err(format!("{} to {}: line {number}: {found}", plan.source, plan.server))
     };
-    for number in 1..=count {
+    while number < count {
+        number += 1;
         let mut line = String::new();
         if let Err(error) = lines.read_line(&mut line) {
             return wrong(number, &error.to_string());
@@ -142,8 +191,16 @@ fn read(plan: Plan, stream: &TcpStream, first: &Sender<String>) -> Result<(), St
         }
         let start = format!("{node} {number} ");
         let padding = line.strip_prefix(&start).and_then(|rest| rest.strip_suffix('\n'));
-        if line.len() != LINE_LEN || !padding.is_some_and(|text| text.bytes().all(|b| b == b'x')) {
+        if line.len() != line_len || !padding.is_some_and(|text| text.bytes().all(|b| b == b'x')) {
             return wrong(number, &format!("{line:?}"));
+        }
+        course.lines.store(number, Ordering::Relaxed);
+        if course.enough.load(Ordering::Relaxed) {
+            count = number;
+            line = format!("{:line_len$}", "enough");
+        }
+        if let Err(error) = stream.write_all(line.as_bytes()) {
+            return wrong(number, &error.to_string());
         }
     }
     let mut end = String::new();
