@@ -17,7 +17,7 @@ const REMEMBERED: usize = 4;
 /// How soon a member that was stopped and started is back: until then nobody resets what may be its
 /// connections. Longer than a process manager takes for a restart, and short enough for clients of
 /// one that has died.
-const RETURN_NS: u64 = 10_000_000_000;
+pub(in crate::cluster) const RETURN_NS: u64 = 10_000_000_000;
 
 /// The last claimants of each address.
 #[derive(Debug, Default)]

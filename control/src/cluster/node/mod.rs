@@ -68,6 +68,7 @@ use peer::Peer;
 use send::SentTimes;
 use targets::Targets;
 
+pub(super) use history::RETURN_NS;
 pub(super) use send::Jitter;
 pub use view::{Life, MemberView, State, View};
 

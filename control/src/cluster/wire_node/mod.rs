@@ -35,8 +35,9 @@
 //!   tier takes its addresses after its timeout, as after a crash; a node that comes back takes its
 //!   own as soon as it has listened, with no hold.
 //! - **Life beside claims.** A member counts as alive while it claims anything. What it has
-//!   released to a better tier, it is asked about for as long as it owns something else; once it is
-//!   silent, its flows are as good as lost.
+//!   released to a better tier, it is asked about for as long as it owns something else. Once it is
+//!   silent, drained or dead, nobody asks it, and its connections are reset when a restart would be
+//!   over.
 //! - **Proof.** Claims are not authenticated: whoever is on the segment can take every address, as
 //!   with plain ARP.
 //! - **Cuts.** Where two members do not hear each other, both serve what is in both their lists,
@@ -56,7 +57,7 @@ use vipdp_core::tiered::{Owners, PreviousOwners};
 use vipdp_core::wire::ethernet::MacAddr;
 
 use super::config::{ClusterConfig, Partition, SlotSet, Timing};
-use super::node::{Alarm, Jitter, Output};
+use super::node::{Alarm, Jitter, Output, RETURN_NS};
 
 /// The greatest number of tiers.
 const TIERS_MAX: usize = 3;
@@ -106,8 +107,8 @@ pub struct WireNode {
     next_due: u64,
     holdings: Holdings,
     previous: Arc<PreviousOwners>,
-    /// Who was alive when `previous` was made.
-    alive: SlotSet,
+    /// Who was alive when `previous` was made, and whether anybody was away.
+    told_of: (SlotSet, bool),
     /// Something changed that `holdings` does not show yet.
     table_changed: bool,
     /// Something changed that `previous` does not show yet.
@@ -205,7 +206,7 @@ impl WireNode {
             next_due: now_ns,
             holdings: Holdings::none(),
             previous: Arc::new(PreviousOwners::none()),
-            alive: SlotSet::EMPTY,
+            told_of: (SlotSet::EMPTY, false),
             table_changed: true,
             owners_changed: true,
             config,
@@ -517,17 +518,19 @@ impl WireNode {
 
     /// Publishes what is held, with a new lease, if it has changed or the lease is to be renewed.
     fn publish(&mut self, renews: bool, out: &mut Vec<WireOutput>) {
-        let alive = self.alive();
-        if !(renews || self.table_changed || self.owners_changed || alive != self.alive) {
+        let tells_of = (self.alive(), self.is_anybody_away());
+        self.owners_changed |= tells_of != self.told_of;
+        if !(renews || self.table_changed || self.owners_changed) {
             return;
         }
         if self.table_changed {
             self.holdings = Holdings::owning(&self.owned);
         }
-        if self.owners_changed || alive != self.alive {
-            self.previous = Arc::new(self.previous_of(alive));
+        if self.owners_changed {
+            let (alive, is_away) = tells_of;
+            self.previous = Arc::new(self.previous_of(alive).while_away(is_away));
         }
-        (self.alive, self.table_changed, self.owners_changed) = (alive, false, false);
+        (self.told_of, self.table_changed, self.owners_changed) = (tells_of, false, false);
         out.push(WireOutput::Node(Output::PublishTable {
             holdings: self.holdings.clone(),
             lease_until_ns: self.lease_until(),
@@ -539,6 +542,15 @@ impl WireNode {
     /// before the next tier takes over.
     fn lease_until(&self) -> u64 {
         self.now + self.patience() - self.timing.heartbeat_ns
+    }
+
+    /// Whether a member has fallen silent so lately that it may be back, with the flows that it had.
+    fn is_anybody_away(&self) -> bool {
+        let is_away = |slot: Slot| {
+            let silent = self.heard_at[slot.index()].map(|at| self.now - at);
+            silent.is_some_and(|time| (self.patience()..RETURN_NS).contains(&time))
+        };
+        self.config.present().iter().any(is_away)
     }
 
     fn previous_of(&self, alive: SlotSet) -> PreviousOwners {

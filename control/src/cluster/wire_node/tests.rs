@@ -421,7 +421,13 @@ fn who_owns_and_owned_an_address_is_known_while_they_are_heard() {
     rig.run_until(rig.now + T + H);
     assert_eq!(owners(&rig), Owners::default());
     assert_eq!(rig.owners.next_alive(slot(0), slot(0)), None);
-    rig.run_until(rig.now + T);
+    // Nor are their connections reset, until a restart would be over.
+    assert!(rig.owners.is_incomplete());
+    let silent = rig.now - T - H;
+    rig.run_until(silent + RETURN_NS - 1);
+    assert!(rig.owners.is_incomplete());
+    rig.run_until(silent + RETURN_NS + H);
+    assert!(!rig.owners.is_incomplete());
     assert!(rig.owns());
     assert_eq!(owners(&rig).now, Some(slot(0)));
     // Whoever returns, it knows whom to ask.
@@ -429,6 +435,7 @@ fn who_owns_and_owned_an_address_is_known_while_they_are_heard() {
     assert_eq!(owners(&rig), Owners { now: Some(slot(2)), before: [None; 2] });
     rig.claim_by(1);
     assert_eq!(owners(&rig), both);
+    assert!(!rig.owners.is_incomplete());
 }
 
 #[test]
