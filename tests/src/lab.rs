@@ -52,8 +52,12 @@ pub const BUCKETS: u32 = 4096;
 /// What kind of lab.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `shared-mac` or `tiered`, with two tiers.
+    /// `shared-mac` or `tiered`.
     pub mode: &'static str,
+    /// How many nodes each next hop of the tiered mode has: 2 or 3.
+    pub tiers: u8,
+    /// What tells which node has which next hop of the tiered mode: `heartbeat` or `wire`.
+    pub claims: &'static str,
     /// How many nodes.
     pub nodes: u8,
     /// How many hosts more, named and numbered on, that are no members and run no vipdp.
@@ -74,6 +78,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             mode: "shared-mac",
+            tiers: 2,
+            claims: "heartbeat",
             nodes: 4,
             spares: 0,
             mac: "unicast",
@@ -113,10 +119,21 @@ impl Lab {
         };
         // What a killed test left.
         lab.topology("down");
-        let Options { mode, nodes, spares, mac, egress, partition, hold_s, has_vipdp } = options;
+        let Options {
+            mode,
+            tiers,
+            claims,
+            nodes,
+            spares,
+            mac,
+            egress,
+            partition,
+            hold_s,
+            has_vipdp,
+        } = options;
         let bare = if *has_vipdp { "" } else { "--no-vipdp" };
         lab.topology(&format!(
-            "up --mode {mode} --nodes {nodes} --spares {spares} --mac {mac} --egress {egress} --partition {partition} --hold {hold_s} {bare}"
+            "up --mode {mode} --tiers {tiers} --claims {claims} --nodes {nodes} --spares {spares} --mac {mac} --egress {egress} --partition {partition} --hold {hold_s} {bare}"
         ));
         lab.say("up");
         lab
