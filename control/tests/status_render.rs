@@ -1,7 +1,9 @@
 //! `vipdp status`, as people and as programs read it.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use serde_json::Value;
-use vipdp::status::{GatewayState, NodeState, Status};
+use vipdp::status::{AddressStatus, GatewayState, NodeState, Status};
 
 mod status_example;
 
@@ -41,6 +43,37 @@ fn trouble_is_seen() {
     status.heartbeats.rejected.clear();
     status.snapshots.retired = 5;
     assert_status_snapshot!("trouble", status.to_string());
+}
+
+#[test]
+fn a_node_of_the_tiered_mode_shows_its_next_hops() {
+    let mut status = status_example::status();
+    status.node.mode = "tiered".into();
+    status.vips = vec!["198.51.100.0/24".into(), "2001:db8:80::/64".into()];
+    (status.interface.shared_mac_v4, status.interface.shared_mac_v6) = (None, None);
+    let owner = |number: u16| (!number.is_multiple_of(7)).then_some((number % 2) as u8);
+    status.addresses = (0..60)
+        .map(|number| AddressStatus {
+            index: number,
+            ip4: Some(Ipv4Addr::new(10, 0, 0, 64 + number as u8)),
+            ip6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 1, number)),
+            mac: Some(format!("02:76:00:35:00:{number:02x}")),
+            owner: owner(number),
+        })
+        .collect();
+    status.buckets.owners = (0..60).map(owner).collect();
+    let count = |of| status.buckets.owners.iter().filter(|&&owner| owner == of).count() as u32;
+    (status.buckets.owned, status.buckets.unowned) = (count(Some(0)), count(None));
+    for member in &mut status.members {
+        member.buckets = count(Some(member.slot));
+    }
+    assert_status_snapshot!("tiered", status.to_string());
+    let json = serde_json::to_value(&status).unwrap();
+    assert_eq!(json["addresses"][7]["owner"], Value::Null);
+    let last = serde_json::json!({
+        "index": 59, "ip4": "10.0.0.123", "ip6": "fd00::1:3b", "mac": "02:76:00:35:00:3b", "owner": 1,
+    });
+    assert_eq!(json["addresses"][59], last);
 }
 
 /// Programs rely on every name and type in this snapshot: see the rules in `vipdp::status`.

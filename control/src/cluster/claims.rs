@@ -159,24 +159,25 @@ impl Claims {
 
     /// Somebody else has claimed an address. Claims it again if it is ours: a stranger's only so
     /// often, or the two would go on for ever; a member's unless it was claimed just now and will be
-    /// repeated anyway.
-    pub fn contest(&mut self, now_ns: u64, number: Bucket, rival: Rival) {
-        let Some(claim) = self.held.get_mut(&number) else { return };
+    /// repeated anyway. Whether it is claimed again.
+    pub fn contest(&mut self, now_ns: u64, number: Bucket, rival: Rival) -> bool {
+        let Some(claim) = self.held.get_mut(&number) else { return false };
         match rival {
             Rival::Stranger => {
                 if claim.defended_ns.is_some_and(|at| now_ns < at + DEFEND_INTERVAL_NS) {
-                    return;
+                    return false;
                 }
                 claim.defended_ns = Some(now_ns);
             }
             Rival::Member => {
                 if claim.times <= 1 && now_ns < claim.base_ns + self.first_repeat_ns {
-                    return;
+                    return false;
                 }
             }
         }
         claim.restart(now_ns);
         self.due_ns = self.due_ns.min(now_ns);
+        true
     }
 
     /// The frame to send now, which is then taken to be sent; `None` if none is due, or allowed.

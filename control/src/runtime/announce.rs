@@ -20,6 +20,7 @@ use vipdp_core::worker::HeardClaim;
 use vipdp_io::announce::{Announcer, SendError};
 use vipdp_io::link::Link;
 
+use super::clock::monotonic_ns;
 use crate::cluster::claims::{Claims, Frame, FrameCounts, Rival};
 use crate::cluster::config::{SlotSet, Timing};
 
@@ -46,6 +47,10 @@ pub struct Announcements {
     alive: SlotSet,
     link_is_up: bool,
     link_ns: u64,
+    /// Until when a claim may be that of a member whose MAC address is not known yet.
+    judges_from_ns: u64,
+    /// What was heard before that, and may be a stranger's.
+    unjudged: Vec<HeardClaim>,
     /// What strangers have claimed, and when that was last reported.
     strangers: Vec<(HeardClaim, u64)>,
 }
@@ -79,13 +84,16 @@ impl Announcements {
             alive: SlotSet::EMPTY,
             link_is_up: true,
             link_ns: 0,
+            judges_from_ns: monotonic_ns() + 2 * (timing.detection_ns() + timing.heartbeat_ns),
+            unjudged: Vec::new(),
             strangers: Vec::new(),
         })
     }
 
     /// When [`turn`](Self::turn) is to be called at the latest.
     pub fn deadline_ns(&self) -> u64 {
-        self.claims.deadline_ns().min(self.link_ns + LINK_NS)
+        let judging = if self.unjudged.is_empty() { u64::MAX } else { self.judges_from_ns };
+        self.claims.deadline_ns().min(self.link_ns + LINK_NS).min(judging)
     }
 
     /// Takes in a new table, and who is alive by now.
@@ -175,13 +183,22 @@ impl Announcements {
     }
 
     /// The next claim of a stranger that was not reported lately. Answers claims of what is ours.
-    pub fn next_stranger(&mut self, now_ns: u64, service: &Service) -> Option<HeardClaim> {
-        while let Some(heard) = self.heard.pop() {
-            let rival = if heard.is_foreign { Rival::Stranger } else { Rival::Member };
+    /// `members` are those whose MAC addresses are known.
+    pub fn next_stranger(
+        &mut self,
+        now_ns: u64,
+        service: &Service,
+        members: &[Option<MacAddr>],
+    ) -> Option<HeardClaim> {
+        while let Some(heard) = self.next_judged(now_ns) {
+            let is_member = !heard.is_foreign || members.contains(&Some(heard.mac));
+            let rival = if is_member { Rival::Member } else { Rival::Stranger };
             if let Ingress::Tiered(tiered) = &service.ingress
                 && let Some(number) = tiered.number(heard.address)
+                && self.claims.contest(now_ns, number, rival)
+                && rival == Rival::Stranger
             {
-                self.claims.contest(now_ns, number, rival);
+                info!(address = %heard.address, "defending an address that is this node's");
             }
             if rival == Rival::Stranger && self.is_news(now_ns, heard) {
                 warn!(
@@ -190,6 +207,24 @@ impl Announcements {
                     "a host that is no member says that it has an address of this cluster"
                 );
                 return Some(heard);
+            }
+        }
+        None
+    }
+
+    /// The next claim that can be judged.
+    fn next_judged(&mut self, now_ns: u64) -> Option<HeardClaim> {
+        if now_ns >= self.judges_from_ns
+            && let Some(heard) = self.unjudged.pop()
+        {
+            return Some(heard);
+        }
+        while let Some(heard) = self.heard.pop() {
+            if !heard.is_foreign || now_ns >= self.judges_from_ns {
+                return Some(heard);
+            }
+            if !self.unjudged.contains(&heard) && self.unjudged.len() < STRANGERS_MAX {
+                self.unjudged.push(heard);
             }
         }
         None
@@ -251,4 +286,47 @@ fn defence(service: &Service, macs: SharedMac, address: IpAddr) -> Vec<Vec<u8>> 
         rewrite::set_link_addresses(frame, dst, service.own_mac);
     }
     frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vipdp_core::hash::{ClientHash, HashInput};
+    use vipdp_core::parse::{Payload, parse};
+    use vipdp_core::slot::SLOTS;
+    use vipdp_core::snapshot::Vips;
+
+    #[test]
+    fn a_defended_vip_is_at_the_shared_mac_and_comes_from_the_nodes_own() {
+        let own = MacAddr([2, 0, 0, 0, 0, 1]);
+        let macs = SharedMac::unicast(MacAddr([2, 0, 0x5e, 0, 0, 53]));
+        let service = Service {
+            vips: Vips::default(),
+            client_hash: ClientHash::new([7; 16], HashInput::Address),
+            sticky_udp_ports: [].into(),
+            ingress: Ingress::SharedMac(macs),
+            own_mac: own,
+            host_mac: MacAddr([2; 6]),
+            host_mtu: 1500,
+            vlan: Some(100),
+            peer_macs: [None; SLOTS],
+            egress: None,
+        };
+        for (vip, count) in [("192.0.2.53", 2), ("2001:db8:53::53", 1)] {
+            let frames = defence(&service, macs, vip.parse().unwrap());
+            assert_eq!(frames.len(), count);
+            for frame in frames {
+                let parsed = parse(&frame).unwrap();
+                assert_eq!((parsed.src, parsed.vlan), (own, Some(100)));
+                let said = match parsed.payload {
+                    Payload::Arp(arp) => (arp.sender_ip.into(), arp.sender_mac),
+                    Payload::NeighborAdvertisement(heard) => {
+                        (heard.target.into(), heard.target_mac.unwrap())
+                    }
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(said, (vip.parse::<IpAddr>().unwrap(), macs.v4));
+            }
+        }
+    }
 }

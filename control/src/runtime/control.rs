@@ -378,11 +378,12 @@ impl Control {
 
     /// Hears what others claim: strangers, or everybody where nothing else tells who has what.
     fn hear_claims(&mut self, turn: &mut Turn, now: u64) {
+        let members = self.protocol.peer_macs();
         for _ in 0..CLAIMS_MAX {
             let heard = if self.protocol.is_by_wire() {
                 self.announcements.next_heard()
             } else {
-                self.announcements.next_stranger(now, &self.service)
+                self.announcements.next_stranger(now, &self.service, &members)
             };
             let Some(HeardClaim { address, mac, .. }) = heard else { return };
             let number = match self.service.ingress {

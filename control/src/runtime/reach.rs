@@ -168,3 +168,62 @@ impl Intake {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    const KEY: &str = "hash 00112233445566778899aabbccddeeff\n\
+        1 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
+
+    /// What reaches the node in `slot`, of `members`.
+    fn reach(slot: u8, members: u8, tiered: &str) -> Reach {
+        let member = |slot| format!("[[member]]\nslot = {slot}\nname = \"n{slot}\"\n");
+        let members: String = (0..members).map(member).collect();
+        let config = Config::from_sources(Path::new("node.toml"), |path| {
+            let text = match path.to_str() {
+                Some("node.toml") => {
+                    format!("slot = {slot}\ninterface = \"eth0\"\ncluster = \"cluster.toml\"\n")
+                }
+                Some("cluster.toml") => format!(
+                    "id = 53\ngeneration = 1\nmode = \"tiered\"\nvips = [\"198.51.100.0/24\"]\n\
+                     key_file = \"cluster.key\"\n[tiered]\nnext_hops4 = \"10.0.0.64\"\n\
+                     next_hops6 = \"fd00::1:0\"\n{tiered}\n{members}"
+                ),
+                _ => KEY.to_owned(),
+            };
+            Ok(Source { text, mode: 0o600 })
+        });
+        Reach::new(&config.unwrap_or_else(|errors| panic!("{errors}"))).unwrap()
+    }
+
+    #[test]
+    fn a_node_lets_in_what_its_tiers_may_bring() {
+        for (slot, members, tiers) in [(0, 6, 2), (5, 6, 2), (1, 3, 3)] {
+            let reach = reach(slot, members, &format!("tiers = {tiers}"));
+            // In each tier it has as many addresses, and no address twice.
+            let all = usize::from(reach.next_hops.count);
+            assert_eq!(reach.numbers.len(), all / usize::from(members) * tiers);
+            let macs: BTreeSet<_> = reach.macs.iter().collect();
+            assert_eq!(macs.len(), reach.numbers.len());
+            assert_eq!(reach.asked_for.len(), 2 * reach.numbers.len());
+            assert!(reach.asked_for.iter().all(|&address| reach.next_hops.contains(address)));
+        }
+        let plain = reach(0, 6, "mac = \"node\"");
+        assert!(plain.macs.is_empty() && plain.numbers.len() == 10);
+    }
+
+    #[test]
+    fn a_cluster_that_grows_is_reached_as_before_and_by_what_is_new() {
+        let (before, after) = (reach(1, 3, ""), reach(1, 4, ""));
+        for both in [before.clone().and(after.clone()), after.clone().and(before.clone())] {
+            assert_eq!(both.next_hops, after.next_hops);
+            assert_eq!(both.numbers, after.numbers);
+            let macs = |reach: &Reach| reach.macs.iter().copied().collect::<BTreeSet<_>>();
+            assert!(macs(&both).is_superset(&macs(&before)) && macs(&both) == macs(&after));
+        }
+    }
+}
