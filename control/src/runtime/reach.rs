@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result};
 use vipdp_core::bucket::Bucket;
 use vipdp_core::prefix::Prefix;
+use vipdp_core::slot::Slot;
 use vipdp_core::snapshot::{Ingress, SharedMac};
 use vipdp_core::tiered::{Tiered, TieredMac, VirtualMac};
 use vipdp_core::wire::ethernet::MacAddr;
@@ -13,7 +14,7 @@ use vipdp_io::link::Link;
 use vipdp_io::membership::{Membership, MembershipError};
 use vipdp_io::xdp::{NextHops, Program, XdpError};
 
-use crate::config::{Config, IngressMode, SharedMacConfig, TieredConfig};
+use crate::config::{Config, IngressMode, MemberConfig, SharedMacConfig, TieredConfig};
 
 /// How packets to the VIPs reach a node of a given configuration.
 #[derive(Clone, Debug)]
@@ -137,6 +138,17 @@ impl Reach {
     }
 }
 
+/// The first member that does not keep its place from `running` to `new`, in the tiered mode: next
+/// hops are numbered by places, and nearly all behind it would change hands at once.
+pub fn displaced(running: &Config, new: &Config) -> Option<Slot> {
+    let IngressMode::Tiered(_) = running.cluster.mode else { return None };
+    let (before, after) = (&running.cluster.members, &new.cluster.members);
+    let kept = |(at, member): &(usize, &MemberConfig)| {
+        after.get(*at).is_some_and(|now| now.slot == member.slot)
+    };
+    before.iter().enumerate().find(|member| !kept(member)).map(|(_, member)| member.slot)
+}
+
 /// What lets frames in: held until the host has the VIPs no more.
 #[derive(Debug)]
 pub struct Intake {
@@ -179,10 +191,10 @@ mod tests {
     const KEY: &str = "hash 00112233445566778899aabbccddeeff\n\
         1 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
 
-    /// What reaches the node in `slot`, of `members`.
-    fn reach(slot: u8, members: u8, tiered: &str) -> Reach {
+    /// What the node in `slot` reads, of members in `slots`.
+    fn config(slot: u8, slots: &[u8], tiered: &str) -> Config {
         let member = |slot| format!("[[member]]\nslot = {slot}\nname = \"n{slot}\"\n");
-        let members: String = (0..members).map(member).collect();
+        let members: String = slots.iter().map(member).collect();
         let config = Config::from_sources(Path::new("node.toml"), |path| {
             let text = match path.to_str() {
                 Some("node.toml") => {
@@ -197,7 +209,26 @@ mod tests {
             };
             Ok(Source { text, mode: 0o600 })
         });
-        Reach::new(&config.unwrap_or_else(|errors| panic!("{errors}"))).unwrap()
+        config.unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    /// What reaches the node in `slot`, of `members`.
+    fn reach(slot: u8, members: u8, tiered: &str) -> Reach {
+        let slots: Vec<_> = (0..members).collect();
+        Reach::new(&config(slot, &slots, tiered)).unwrap()
+    }
+
+    #[test]
+    fn members_keep_their_places() {
+        let displaced = |after: &[u8]| {
+            let [running, new] = [&[1, 3, 5], after].map(|slots| config(1, slots, ""));
+            displaced(&running, &new).map(Slot::get)
+        };
+        assert_eq!(displaced(&[1, 3, 5]), None);
+        assert_eq!(displaced(&[1, 3, 5, 9]), None);
+        assert_eq!(displaced(&[1, 2, 3, 5]), Some(3));
+        assert_eq!(displaced(&[1, 5, 6]), Some(3));
+        assert_eq!(displaced(&[1, 3]), Some(5));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::gateway::Gateway;
-use super::reach::Reach;
+use super::reach::{self, Reach};
 use super::transport::Route;
 use crate::cluster::auth::Keyring;
 use crate::cluster::config::{ClusterConfig, Timing};
@@ -92,6 +92,14 @@ impl Reload {
                  give {} or more",
                 new.node.cluster_path.display(),
                 before.saturating_add(1),
+            );
+        }
+        if let Some(slot) = reach::displaced(running, new) {
+            bail!(
+                "{}: the member in slot {slot} is not at its place: next hops are numbered by \
+                 places; keep members that are gone, with removed = true, and give new ones \
+                 slots above all others",
+                new.node.cluster_path.display()
             );
         }
         let cluster = super::cluster_config(new).context("the protocol refuses it")?;
