@@ -4,7 +4,7 @@
 //! holds, more often than a switch forgets where an address is:
 //!
 //! ```text
-//!   acquired --0--> claim --2h--> claim --1 s--> claim --60 s--> claim --60 s--> ...
+//!   acquired --0--> claim --2h--> claim --1 s--> claim --3 s--> claim --60 s--> claim --60 s--> ...
 //!                     ^
 //!                     '-- all again when the segment heals; one again when somebody else claims it
 //! ```
@@ -26,6 +26,9 @@ const SECOND: u64 = 1_000_000_000;
 /// The second repetition: by then an interface that has just come up forwards, and a router's rate
 /// limit on unsolicited changes of its tables is over (Linux: `locktime`, 1 s).
 const SECOND_REPEAT_NS: u64 = SECOND;
+/// The third repetition: who takes an address announces it twice, 2 s apart (RFC 5227, section 1.1:
+/// ANNOUNCE_INTERVAL). A stranger's second announcement is not the last word then.
+const THIRD_REPEAT_NS: u64 = 3 * SECOND;
 /// How often a claim is refreshed: switches forget an address after 300 s as a rule (IEEE 802.1Q,
 /// table 8-6).
 const REFRESH_NS: u64 = 60 * SECOND;
@@ -90,6 +93,8 @@ struct Claim {
     sent: usize,
     /// When a stranger was last answered.
     defended_ns: Option<u64>,
+    /// When the next answer is due: a stranger has claimed the address since.
+    answer_ns: Option<u64>,
 }
 
 impl Claim {
@@ -101,6 +106,7 @@ impl Claim {
             due_ns: now_ns,
             sent: 0,
             defended_ns: None,
+            answer_ns: None,
         }
     }
 
@@ -110,6 +116,29 @@ impl Claim {
         self.times = 0;
         self.due_ns = now_ns;
         self.sent = 0;
+    }
+
+    /// A stranger has claimed it, too. Answers at once, or as soon as it may.
+    fn defend(&mut self, now_ns: u64) {
+        match self.defended_ns {
+            Some(at) if now_ns < at + DEFEND_INTERVAL_NS => {
+                self.answer_ns = Some(at + DEFEND_INTERVAL_NS);
+            }
+            _ => {
+                self.defended_ns = Some(now_ns);
+                self.answer_ns = None;
+                self.restart(now_ns);
+            }
+        }
+    }
+
+    fn is_due(&self, now_ns: u64) -> bool {
+        self.next_ns() <= now_ns
+    }
+
+    /// When the next claim is due.
+    fn next_ns(&self) -> u64 {
+        self.answer_ns.map_or(self.due_ns, |at| self.due_ns.min(at))
     }
 
     /// What makes a claim more urgent than others: the less the earlier.
@@ -158,16 +187,15 @@ impl Claims {
     }
 
     /// Somebody else has claimed an address. Claims it again if it is ours: a stranger's only so
-    /// often, or the two would go on for ever; a member's unless it was claimed just now and will be
-    /// repeated anyway. Whether it is claimed again.
+    /// often, or the two would flood the segment; a member's unless it was claimed just now and will
+    /// be repeated anyway. Whether it is claimed again at once.
     pub fn contest(&mut self, now_ns: u64, number: Bucket, rival: Rival) -> bool {
         let Some(claim) = self.held.get_mut(&number) else { return false };
         match rival {
             Rival::Stranger => {
-                if claim.defended_ns.is_some_and(|at| now_ns < at + DEFEND_INTERVAL_NS) {
-                    return false;
-                }
-                claim.defended_ns = Some(now_ns);
+                claim.defend(now_ns);
+                self.due_ns = self.due_ns.min(claim.next_ns());
+                return claim.is_due(now_ns);
             }
             Rival::Member => {
                 if claim.times <= 1 && now_ns < claim.base_ns + self.first_repeat_ns {
@@ -201,12 +229,15 @@ impl Claims {
         if now_ns < self.due_ns {
             return None;
         }
-        let due = self.held.iter_mut().filter(|(_, claim)| claim.due_ns <= now_ns);
+        let due = self.held.iter_mut().filter(|(_, claim)| claim.is_due(now_ns));
         let Some((&number, claim)) = due.min_by_key(|(_, claim)| claim.rank()) else {
-            let due = self.held.values().map(|claim| claim.due_ns);
+            let due = self.held.values().map(Claim::next_ns);
             self.due_ns = due.min().unwrap_or(u64::MAX);
             return None;
         };
+        if claim.answer_ns.is_some_and(|at| at <= now_ns) {
+            claim.defend(now_ns);
+        }
         let index = claim.sent;
         claim.sent += 1;
         if claim.sent == self.frames.claim {
@@ -215,6 +246,7 @@ impl Claims {
             claim.due_ns = match claim.times {
                 1 => claim.base_ns + self.first_repeat_ns,
                 2 => claim.base_ns + SECOND_REPEAT_NS,
+                3 => claim.base_ns + THIRD_REPEAT_NS,
                 _ => now_ns + REFRESH_NS,
             };
         }
@@ -283,8 +315,8 @@ mod tests {
         let mut claims = claims(1000);
         claims.hold(H, &set([7]));
         let sent = pass(&mut claims, H, 200 * SECOND);
-        let expected = [H, 3 * H, H + SECOND, H + 61 * SECOND, H + 121 * SECOND, H + 181 * SECOND];
-        assert_eq!(times(&sent, 7), expected);
+        let expected = [0, 2 * H, SECOND, 3 * SECOND, 63 * SECOND, 123 * SECOND, 183 * SECOND];
+        assert_eq!(times(&sent, 7), expected.map(|after| H + after));
         assert_eq!(sent.len(), 3 * expected.len(), "all frames of each");
         assert!(sent.windows(2).all(|two| two[0].0 <= two[1].0));
     }
@@ -323,7 +355,7 @@ mod tests {
         assert!(!next.is_empty() && next.iter().all(is_new), "{next:?}");
         let rest = pass(&mut claims, SECOND + 100 * MS, 20 * SECOND);
         let all = [first, next, rest].concat();
-        assert!((0..110).all(|of| times(&all, of).len() == 3));
+        assert!((0..110).all(|of| times(&all, of).len() == 4));
     }
 
     #[test]
@@ -333,7 +365,7 @@ mod tests {
         pass(&mut claims, 0, 30 * SECOND);
         claims.claim_all_again(30 * SECOND);
         let sent = pass(&mut claims, 30 * SECOND, 40 * SECOND);
-        let again = [30 * SECOND, 30 * SECOND + 2 * H, 31 * SECOND];
+        let again = [30 * SECOND, 30 * SECOND + 2 * H, 31 * SECOND, 33 * SECOND];
         assert_eq!([times(&sent, 1), times(&sent, 2)], [again, again]);
     }
 
@@ -342,15 +374,21 @@ mod tests {
         let mut claims = claims(1000);
         claims.hold(0, &set([1]));
         pass(&mut claims, 0, 30 * SECOND);
-        let contest = |claims: &mut Claims, at: u64, rival| {
-            claims.contest(at, number(1), rival);
-            claims.contest(at, number(2), rival);
-            !times(&pass(claims, at, at + 2 * SECOND), 1).is_empty()
+        let contest = |claims: &mut Claims, at: u64, end: u64, rival| {
+            let is_claimed = claims.contest(at * SECOND, number(1), rival);
+            assert!(!claims.contest(at * SECOND, number(2), rival), "it is not ours");
+            let sent = times(&pass(claims, at * SECOND, end * SECOND), 1);
+            assert_eq!(is_claimed, sent.first() == Some(&(at * SECOND)));
+            sent.into_iter().map(|at| at / MS).collect::<Vec<_>>()
         };
-        assert!(contest(&mut claims, 30 * SECOND, Rival::Stranger));
-        assert!(!contest(&mut claims, 35 * SECOND, Rival::Stranger));
-        assert!(contest(&mut claims, 38 * SECOND, Rival::Member));
-        assert!(contest(&mut claims, 40 * SECOND, Rival::Stranger));
+        let first = contest(&mut claims, 30, 35, Rival::Stranger);
+        assert_eq!(first, [30_000, 30_100, 31_000, 33_000]);
+        // What it has said since then counts until it is answered, as soon as that may be.
+        assert!(contest(&mut claims, 35, 38, Rival::Stranger).is_empty());
+        let member = contest(&mut claims, 38, 39, Rival::Member);
+        assert_eq!(member, [38_000, 38_100, 39_000]);
+        let stranger = contest(&mut claims, 39, 49, Rival::Stranger);
+        assert_eq!(stranger, [40_000, 40_100, 41_000, 43_000]);
 
         // Two members that each take the address for theirs do not flood the segment.
         let mut sent = Vec::new();
