@@ -20,9 +20,7 @@ use vipdp::cluster::auth::{KEY_LEN, KeyId, Keyring, OpenError, open, seal};
 use vipdp::cluster::config::{
     ClusterConfig, ConfigId, Lists, Member, Parameters, Partition, Timing,
 };
-use vipdp::cluster::node::{
-    Alarm, Destination, Input, Life, MemberView, Node, Output, State, View,
-};
+use vipdp::cluster::node::{Alarm, Destination, Input, Life, Node, Output, State};
 use vipdp::cluster::wire::{Body, Header, Message};
 use vipdp_core::bucket::{BUCKETS, Bucket};
 use vipdp_core::slot::Slot;
@@ -476,15 +474,19 @@ impl Network {
         matches!(member.life, Life::Heard | Life::Relayed)
     }
 
-    /// Since when nodes that run were not heard by others that take them for dead.
+    /// Since when there is no news of nodes that run at others that take them for dead.
     pub fn doubts(&self) -> Vec<u64> {
-        let runs = |slot: Slot| self.hosts.get(slot.index()).is_some_and(Option::is_some);
-        let doubted = |view: View| {
-            let dead = |member: &MemberView| member.life == Life::Dead && runs(member.slot);
-            let members = view.members.into_iter().filter(dead);
-            members.map(|member| self.now - member.heard_ago_ns.unwrap_or(0)).collect::<Vec<_>>()
-        };
-        self.hosts.iter().flatten().flat_map(|host| doubted(host.node.view())).collect()
+        let mut since = Vec::new();
+        for host in self.hosts.iter().flatten() {
+            for member in host.node.view().members {
+                let place = member.slot.index();
+                let runs = self.hosts.get(place).is_some_and(Option::is_some);
+                if member.life == Life::Dead && runs {
+                    since.extend(host.news.latest(place));
+                }
+            }
+        }
+        since
     }
 
     /// How often a reason to refuse was told by a node.

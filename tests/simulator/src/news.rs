@@ -19,6 +19,11 @@ impl News {
         Self { latest: vec![None; count] }
     }
 
+    /// When the latest news of the node at `place` came.
+    pub fn latest(&self, place: usize) -> Option<u64> {
+        self.latest.get(place).copied().flatten().map(|(_, at)| at)
+    }
+
     /// Takes note of a node's own message.
     pub fn tell_of_self(&mut self, own: usize, stamp: Stamp, now: u64) {
         self.hear_of(own, stamp, now);

@@ -515,7 +515,10 @@ impl<'a> Run<'a> {
     /// Where some were taken for dead because nothing of them got through, who has what depends on
     /// what it was and on penalties for it: then each bucket must have one owner.
     fn rule_of_settling(&self) -> Check {
-        let silent = !self.network.silences.is_empty();
+        let last = self.acts.iter().copied().max().unwrap_or(0);
+        // Where nothing gets through for long, a majority does not either.
+        let fenced = self.loss >= 30 && self.network.fences.iter().any(|&(at, _)| at > last);
+        let silent = !self.network.silences.is_empty() || fenced;
         match self.scenario.settles {
             Settles::InTime if !silent => Check::L4 { more_ns: 0 },
             Settles::Damped(more_ns) if !silent || self.loss < 30 => Check::L4 { more_ns },
