@@ -203,11 +203,13 @@ impl Check {
                 longest_gap_outlasts(history, bounds.lapse_ns(stopped_ns))
             }
             Self::L3 => orphaned(history, bounds),
-            Self::L4 { more_ns } => settles_late(history, bounds.settle_ns() + more_ns),
+            Self::L4 { more_ns } => settles_late(history, bounds.settle_ns() + more_ns, 0),
             // Each of two may first have to hear the other.
             Self::One => {
                 let lost = bounds.own(bounds.losses * bounds.h);
-                settles_late(history, bounds.orphan_ns() + lost)
+                let settled_at = history.settled_at.unwrap_or(history.to);
+                let fences = history.fences.iter().copied().filter(|&at| at <= settled_at);
+                settles_late(history, bounds.orphan_ns() + lost, fences.max().unwrap_or(0))
             }
             Self::F1 => moves_twice(history, bounds),
             Self::Steady => moves_at_all(history),
@@ -327,8 +329,8 @@ fn longest_gap_outlasts(history: &History, bound: u64) -> Found {
 }
 
 /// L4.
-fn settles_late(history: &History, bound: u64) -> Found {
-    let last = last_act(history, u64::MAX).max(history.asked_at);
+fn settles_late(history: &History, bound: u64, since: u64) -> Found {
+    let last = last_act(history, u64::MAX).max(history.asked_at).max(since);
     match history.settled_at {
         Some(at) if at <= last + bound => None,
         Some(at) => Some((at, format!("settled after {}, bound {}", ms(at - last), ms(bound)))),
