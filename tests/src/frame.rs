@@ -195,6 +195,21 @@ pub fn solicitation(from: Mac, to: (Mac, Ipv6Addr), sender: Ipv6Addr, target: Ip
     frame
 }
 
+/// A frame that tells all nodes, unasked, that `target` is here (RFC 4861, section 7.2.6).
+pub fn unsolicited_advertisement(from: Mac, target: Ipv6Addr) -> Vec<u8> {
+    const OVERRIDE: [u8; 4] = [0x20, 0, 0, 0];
+    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let mut body = target.octets().to_vec();
+    body.extend([2, 1]);
+    body.extend(from.0);
+    let builder = PacketBuilder::ethernet2(from.0, [0x33, 0x33, 0, 0, 0, 1])
+        .ipv6(target.octets(), all_nodes.octets(), 255)
+        .icmpv6_raw(ADVERTISEMENT, 0, OVERRIDE);
+    let mut frame = Vec::with_capacity(builder.size(body.len()));
+    builder.write(&mut frame, &body).expect("it fits a frame");
+    frame
+}
+
 /// The solicited-node group of `target` (RFC 4291, section 2.7.1).
 pub fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = target.octets();

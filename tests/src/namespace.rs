@@ -4,6 +4,7 @@ use std::fs::File;
 use std::process::{Command, Output};
 
 use nix::sched::{CloneFlags, setns};
+use nix::unistd::Pid;
 
 /// A network namespace of `ip netns`.
 #[derive(Clone, Debug)]
@@ -46,6 +47,15 @@ impl Namespace {
         let mut words = line.split_whitespace();
         let mut command = self.command(words.next().expect("a command"));
         command.args(words).output().expect("`ip` runs")
+    }
+
+    /// The processes inside.
+    #[track_caller]
+    pub fn processes(&self) -> Vec<Pid> {
+        let output = Command::new("ip").args(["netns", "pids", &self.name]).output();
+        let text = String::from_utf8(output.expect("`ip` runs").stdout).expect("text");
+        let numbers = text.split_whitespace().map(|pid| pid.parse().expect("a number"));
+        numbers.map(Pid::from_raw).collect()
     }
 
     /// Runs `job` on a thread inside: sockets that it opens belong there for good.

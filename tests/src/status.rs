@@ -149,6 +149,11 @@ impl Status {
         sum(self.workers.iter().map(|worker| &worker.drops))
     }
 
+    /// Frames that all workers have passed on to other members.
+    pub fn forwarded(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.verdicts["forward"]).sum()
+    }
+
     /// The kernel's own counts of all workers' sockets, by name.
     pub fn kernel(&self) -> BTreeMap<String, u64> {
         sum(self.workers.iter().map(|worker| &worker.kernel))
