@@ -35,14 +35,14 @@ use crate::news::News;
 use crate::random::Random;
 use crate::{MS, SECOND};
 
-/// What befalls a node where only some may serve.
+/// What befalls a node's right to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fence {
     /// Its lease has run out, because it stands still or nobody acknowledges.
     Lapse,
     /// It must not serve.
     Shut,
-    /// It may serve again, after the hold.
+    /// It takes a share of the buckets again: it has just started, or a hold is over.
     Open,
 }
 
@@ -376,12 +376,13 @@ impl Network {
         let host = self.host(number);
         if host.paused.is_none() {
             let local = host.clock.local(now);
-            let before = host.node.state();
+            let before = (host.node.state(), host.node.share());
             host.node.step(local, input, &mut outputs);
-            let after = host.node.state();
-            if before != after && after == State::Fenced {
+            let after = (host.node.state(), host.node.share());
+            if before.0 != State::Fenced && after.0 == State::Fenced {
                 self.fences.push((now, Fence::Shut));
-            } else if before != after && before == State::Fenced {
+            }
+            if before.1 == 0 && after.1 > 0 {
                 self.fences.push((now, Fence::Open));
             }
             self.execute(number, &mut outputs);

@@ -487,8 +487,15 @@ impl<'a> Run<'a> {
             let now = self.network.loads();
             let worth = now != loads || self.network.now % (50 * MS) < 2 * MS;
             if worth && settled(self) {
-                self.settled_at = Some(self.network.now);
-                break;
+                let at = self.network.now;
+                // One that was kept out takes part again at some time, which nobody else knows.
+                if matches!(self.scenario.settles, Settles::Damped(_)) {
+                    self.network.run(D + 4 * H);
+                }
+                if self.network.coverage.changed_at <= at || settled(self) {
+                    self.settled_at = Some(at);
+                    break;
+                }
             }
             loads = now;
             let bounds = self.bounds();
@@ -517,7 +524,8 @@ impl<'a> Run<'a> {
     fn rule_of_settling(&self) -> Check {
         let last = self.acts.iter().copied().max().unwrap_or(0);
         // Where nothing gets through for long, a majority does not either.
-        let fenced = self.loss >= 30 && self.network.fences.iter().any(|&(at, _)| at > last);
+        let shut = |&(at, fence): &(u64, Fence)| at > last && fence != Fence::Open;
+        let fenced = self.loss >= 30 && self.network.fences.iter().any(shut);
         let silent = !self.network.silences.is_empty() || fenced;
         match self.scenario.settles {
             Settles::InTime if !silent => Check::L4 { more_ns: 0 },
@@ -579,13 +587,7 @@ impl<'a> Run<'a> {
             nobody: std::mem::take(&mut self.nobody),
             stops: std::mem::take(&mut self.network.stops),
             silences,
-            // One that was fenced gives up all it has, and takes it back after the hold.
-            fences: (self.network.fences.iter())
-                .flat_map(|&(at, fence)| match fence {
-                    Fence::Lapse | Fence::Shut => vec![at],
-                    Fence::Open => vec![at, at + TIMING.hold_ns],
-                })
-                .collect(),
+            fences: self.network.fences.iter().map(|&(at, _)| at).collect(),
             asked_at: self.asked_at,
             settled_at: self.settled_at,
             shares: shares.collect(),

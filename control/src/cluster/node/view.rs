@@ -139,6 +139,11 @@ impl Node {
         self.me
     }
 
+    /// What part of its buckets this node takes: 0 none, 255 all.
+    pub fn share(&self) -> u8 {
+        self.share
+    }
+
     /// What this node is up to.
     pub fn state(&self) -> State {
         State::of_flags(self.own_flags())
