@@ -299,6 +299,15 @@ fn a_late_loop_does_not_take_for_silence_what_it_may_not_have_heard() {
 }
 
 #[test]
+fn a_late_loop_has_not_listened_meanwhile_to_those_it_never_heard() {
+    let mut rig = Rig::after_listening(SECOND);
+    let late = 3 * H;
+    rig.now = rig.deadline + late;
+    assert!(rig.input(WireInput::Tick).is_empty());
+    assert_eq!(rig.run_until(10 * T), [(T + late + T, "claims")]);
+}
+
+#[test]
 fn a_slow_start_listens_all_the_same() {
     let mut rig = Rig::new(FIRST);
     rig.now = 10 * T;
