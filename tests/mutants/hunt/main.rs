@@ -1,7 +1,7 @@
 //! Plays scenarios until a check is violated: `hunt SEEDS FIRST...`.
 //!
 //! First come the scenarios that are named, then the others of the hunt, under each seed and loss
-//! rate. Prints `caught SCENARIO LOSS SEED RULE RUNS`, or `passed RUNS`.
+//! rate. `SCENARIO@LOSS/SEED` names a single run. Prints `caught SCENARIO LOSS SEED RULE RUNS`, or `passed RUNS`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -46,21 +46,28 @@ fn main() {
     let order: Vec<String> = first.iter().cloned().chain(rest).collect();
     let mut runs = 0;
     for name in &order {
+        let (name, single) = match name.split_once('@') {
+            Some((name, single)) => (name, Some(single)),
+            None => (name.as_str(), None),
+        };
         let scenario = scenarios::named(name).unwrap_or_else(|| panic!("no scenario {name}"));
-        for seed in 0..seeds {
-            for loss in LOSSES {
-                runs += 1;
-                let outcome = catch_unwind(AssertUnwindSafe(|| run(&scenario, loss, seed, false)));
-                let rule = match outcome {
-                    Ok(outcome) => match outcome.violations.first() {
-                        Some(violation) => violation.rule.clone(),
-                        None => continue,
-                    },
-                    Err(_) => "panic".into(),
-                };
-                println!("caught {name} {loss} {seed} {rule} {runs}");
-                return;
-            }
+        let number = |text: &str| text.parse().expect("LOSS/SEED");
+        let tries: Vec<(u64, u64)> = match single.and_then(|single| single.split_once('/')) {
+            Some((loss, seed)) => vec![(number(loss), number(seed))],
+            None => (0..seeds).flat_map(|seed| LOSSES.map(|loss| (loss, seed))).collect(),
+        };
+        for (loss, seed) in tries {
+            runs += 1;
+            let outcome = catch_unwind(AssertUnwindSafe(|| run(&scenario, loss, seed, false)));
+            let rule = match outcome {
+                Ok(outcome) => match outcome.violations.first() {
+                    Some(violation) => violation.rule.clone(),
+                    None => continue,
+                },
+                Err(_) => "panic".into(),
+            };
+            println!("caught {name} {loss} {seed} {rule} {runs}");
+            return;
         }
     }
     println!("passed {runs}");

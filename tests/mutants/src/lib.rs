@@ -24,7 +24,8 @@ pub struct Mutant {
     pub after: &'static str,
     /// The rule of PROTOCOL.md that it breaks.
     pub rule: &'static str,
-    /// The scenarios to try first: those in which the rule matters.
+    /// The scenarios to try first: those in which the rule matters. `SCENARIO@LOSS/SEED` is a
+    /// single run.
     pub first: &'static [&'static str],
 }
 
@@ -150,7 +151,7 @@ pub const MUTANTS: &[Mutant] = &[
         before: "!counts || (agree || !known.supported) && free",
         after: "!counts || agree || !agree || free",
         rule: "majority: votes are exclusive",
-        first: &["majority-restart-cut", "chaos-majority", "majority-pair-cut"],
+        first: &["majority-pair-cut"],
     },
     Mutant {
         name: "elected without all answers",
@@ -158,7 +159,7 @@ pub const MUTANTS: &[Mutant] = &[
         before: "owners.iter().all(|slot| slot == self.me || answered(slot))",
         after: "owners.iter().all(|slot| slot == self.me || answered(slot) || seq > 0)",
         rule: "majority: everybody answers of whom a voter says that it may own something",
-        first: &["majority-restart-cut", "chaos-majority"],
+        first: &["chaos-majority@30/2", "chaos-majority@30/5", "majority-pair-cut@30/23"],
     },
     Mutant {
         name: "candidacy shrinks unheard",
@@ -166,7 +167,7 @@ pub const MUTANTS: &[Mutant] = &[
         before: "peer.candidacy.get_or_insert_default().insert_all(buckets);",
         after: "peer.candidacy = Some(buckets.clone());",
         rule: "Candidate -> Owner: no better-ranked candidate",
-        first: &["majority-restart-cut", "chaos-majority", "majority-pair-cut"],
+        first: &["chaos-majority@30/19", "majority-pair-cut@30/21", "chaos-majority@30/50"],
     },
     Mutant {
         name: "join without proof",

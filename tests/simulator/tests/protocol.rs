@@ -341,6 +341,25 @@ fn only_the_majority_serves_where_the_policy_says_so() {
     assert_eq!(network.host(0).node.state(), State::Active);
 }
 
+/// Of two that do not hear each other the others vote for one, and do not waver.
+#[test]
+fn one_of_a_pair_that_is_cut_is_fenced_once_and_stays_so() {
+    for seed in 0..4 {
+        let parameters = Parameters { partition: Partition::Majority, ..parameters(3) };
+        let mut network = Network::settled(parameters, seed);
+        network.link.cuts.extend([(0, 1), (1, 0)]);
+        network.run(15 * SECOND);
+        let fenced = [0, 1, 2].map(|node| {
+            let alarms = &network.host(node).alarms;
+            alarms.iter().filter(|alarm| matches!(alarm, Alarm::Fenced(true))).count()
+        });
+        assert_eq!(fenced, [0, 1, 0], "seed {seed}");
+        assert_eq!(network.host(1).node.state(), State::Fenced);
+        assert!(network.exactly_one_owner());
+        assert_eq!((network.coverage.worst_gap, network.coverage.worst_dual), (0, 0));
+    }
+}
+
 #[test]
 fn a_node_without_its_gateway_serves_nothing() {
     let mut parameters = parameters(2);
