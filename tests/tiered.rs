@@ -396,7 +396,7 @@ fn flows_are_found_where_the_router_spreads_anew(mac: &'static str) {
     let four = &NODES[..4];
     let lab = Lab::up(&Options { spares: 1, ..tiered(4, mac) });
     // It is not to be changed while a node runs.
-    four.iter().for_each(|node| drop(lab.topology(&format!("stop {node}"))));
+    four.iter().for_each(|node| drop(lab.topology(&format!("kill {node}"))));
     let path = lab.shared_file("cluster.toml");
     let text = fs::read_to_string(&path).expect("the lab has one");
     let text = text.replace("[tiered]\n", "[tiered]\nsearch = \"members\"\n");
