@@ -368,9 +368,19 @@ fn what_is_planned_breaks_no_connection_and_a_crash_only_its_own() {
     let ended_well = with_n4.into_iter().filter_map(|one| one.finish().ok()).count();
     assert_eq!(ended_well, 0, "connections without anybody at their other end");
 
+    let assert_put_back = || {
+        let changes = HostState::read(&n5).changes_since(&pristine);
+        assert!(changes.is_empty(), "the host is not as it was:\n{}", changes.join("\n"));
+    };
     lab.topology("stop n5");
-    let changes = HostState::read(&n5).changes_since(&pristine);
-    assert!(changes.is_empty(), "the host is not as it was:\n{}", changes.join("\n"));
+    assert_put_back();
+    lab.topology("start n5");
+    lab.topology("kill n5");
+    let left = HostState::read(&n5).changes_since(&pristine);
+    assert!(!left.is_empty(), "a killed vipdp leaves nothing");
+    let cleanup = vipdp::run(&n5, &["cleanup"], &lab.config("n5"));
+    assert!(cleanup.status.success(), "{}", String::from_utf8_lossy(&cleanup.stderr));
+    assert_put_back();
 }
 
 /// Routes the VIPs over the next hops of the cluster's status in the plain way, by a threshold of
@@ -440,16 +450,16 @@ fn narrow(lab: &Lab, mtu: u32) {
 fn assert_told(lab: &Lab, nodes: &[&str], mtu: u32) {
     for node in nodes {
         for family in ["-4", "-6"] {
-            let known = lab.namespace(node).run(&format!("ip {family} route show cache"));
+            let known = lab.namespace(node).run(&format!("ip {family} route show table all cache"));
             assert!(known.contains(&format!("mtu {mtu}")), "{node}: {known}");
         }
     }
 }
 
 /// A packet too big is told of by the router, whose messages come by any next hop.
-fn transfers_pass_a_narrow_path(mac: &'static str) {
+fn transfers_pass_a_narrow_path(options: &Options) {
     let nodes = &NODES[..3];
-    let lab = Lab::up(&tiered(3, mac));
+    let lab = Lab::up(options);
     let mut transfers = connections(&lab, 1, 48, 4_000);
     for node in nodes {
         assert!(transfers.iter().filter(|one| one.node == *node).count() >= 4, "{node}");
@@ -467,12 +477,18 @@ fn transfers_pass_a_narrow_path(mac: &'static str) {
 
 #[test]
 fn transfers_pass_a_path_that_becomes_narrow() {
-    transfers_pass_a_narrow_path("virtual");
+    transfers_pass_a_narrow_path(&tiered(3, "virtual"));
 }
 
 #[test]
-fn so_they_do_by_the_nodes_own_macs() {
-    transfers_pass_a_narrow_path("node");
+fn so_they_do_by_the_nodes_own_macs_and_through_the_data_plane_both_ways() {
+    transfers_pass_a_narrow_path(&Options { egress: "tap", ..tiered(3, "node") });
+}
+
+/// The same where every node hears of it, and one of them has the flow.
+#[test]
+fn so_they_do_behind_a_shared_mac() {
+    transfers_pass_a_narrow_path(&Options { nodes: 3, ..Options::default() });
 }
 
 /// What the router takes a next hop for, if it knows.
