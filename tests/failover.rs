@@ -106,6 +106,8 @@ fn a_crash_costs_400_ms_and_a_return_costs_nothing() {
     let moved = during_outage.iter().filter(|one| dns_node(&lab, one) == "n2").count();
     assert!(moved > 0, "no connection is in a bucket that moved back");
     lab.say(&format!("{moved} connections are in buckets that moved back"));
+    assert!(with_others.iter().chain(&during_outage).all(|one| !one.is_over()), "too short");
+    with_others.iter().chain(&during_outage).for_each(Transfer::stop);
     assert_all_finish(with_others);
     assert_all_finish(during_outage);
     lab.say("all transfers are complete");

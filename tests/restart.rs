@@ -86,6 +86,7 @@ fn connections_survive(options: &Options) {
     let over = transfers.iter().filter(|one| one.is_over()).count();
     assert_eq!(over, 0, "so many connections ended before the last restart was over");
 
+    transfers.iter().for_each(Transfer::stop);
     let broken: Vec<_> = transfers.into_iter().filter_map(|one| one.finish().err()).collect();
     assert!(broken.is_empty(), "{} broke: {broken:#?}", broken.len());
     assert_eq!(resets.frames().len(), 0, "connections were reset");
