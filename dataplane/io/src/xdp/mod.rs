@@ -25,6 +25,8 @@ use std::error::Error as _;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
@@ -72,6 +74,10 @@ pub struct Counters {
     /// Packets to a VIP on queues without a socket.
     pub dropped: u64,
 }
+
+/// How long a program that is there may take to go: that of a process that was killed goes when the
+/// kernel has closed all that it had.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why the program could not be attached or changed. The interface is as it was before, apart
 /// from [`Map`](Self::Map).
@@ -172,7 +178,7 @@ impl Program {
     /// any more; vipdp does when a socket is [bound](Self::bind).
     ///
     /// # Errors
-    /// See [`XdpError`]; above all when another XDP program is there already, which is never
+    /// See [`XdpError`]; above all when another XDP program is there and stays, which is never
     /// replaced.
     pub fn attach(
         interface: &str,
@@ -196,7 +202,15 @@ impl Program {
         let xdp = ebpf.program_mut("vipdp").expect("the object has the program");
         let xdp: &mut Xdp = xdp.try_into().expect("it is an XDP program");
         xdp.load().map_err(|error| XdpError::Verify(Box::new(error)))?;
-        let (link, mode) = link(xdp, interface, index, mode)?;
+        let patience = Instant::now() + ENDS_WITHIN;
+        let (link, mode) = loop {
+            match link(xdp, interface, index, mode) {
+                Err(XdpError::AlreadyAttached { .. }) if Instant::now() < patience => {
+                    thread::sleep(ENDS_WITHIN / 100);
+                }
+                ended => break ended?,
+            }
+        };
         Ok(Self { _link: link, mode, sockets, vips: service, next_hops: hops, frames })
     }
 
