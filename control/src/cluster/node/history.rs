@@ -102,13 +102,12 @@ impl Node {
 
     /// Who has and had the address `bucket`, of those `alive`.
     fn owners(&self, bucket: Bucket, alive: SlotSet) -> Owners {
-        let mut claimants = self.history.claimants[bucket.index()]
-            .into_iter()
-            .flatten()
-            .filter(|&slot| alive.contains(slot));
+        let claimants = self.history.claimants[bucket.index()];
+        let is_alive = |slot: &Slot| alive.contains(*slot);
         // The last one to claim it has it, unless it died: then nobody that is known has.
-        let now = self.history.claimants[bucket.index()][0].filter(|&slot| alive.contains(slot));
-        let mut before = claimants.by_ref().filter(|&slot| slot != self.me && Some(slot) != now);
+        let now = claimants[0].filter(is_alive);
+        let others = |slot: &Slot| is_alive(slot) && *slot != self.me && Some(*slot) != now;
+        let mut before = claimants.into_iter().flatten().filter(others);
         Owners { now, before: [before.next(), before.next()] }
     }
 }

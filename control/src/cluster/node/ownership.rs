@@ -59,7 +59,8 @@ impl Node {
         let mut claims = BucketSet::EMPTY;
         for slot in self.others().filter(|&slot| self.peer(slot).alive) {
             let peer = self.peer(slot);
-            if if self.votes() { peer.may_own() } else { peer.hears.intersects(near) } {
+            let binds = if self.votes() { peer.may_own() } else { peer.hears.intersects(near) };
+            if binds {
                 claims.insert_all(&peer.claims);
             }
         }
@@ -227,9 +228,9 @@ impl Node {
         self.now < self.cold_until && !self.anybody_claims() && self.others().any(starts)
     }
 
-    /// Candidate -> Owner: all that this node hears of, be it from others, have said, since they know that it is
-    /// candidate, that they do not claim the bucket, and none that comes before it is candidate
-    /// too. After 2h it goes without the answers, but not where it needs a majority's votes.
+    /// Candidate -> Owner: all that this node hears of, be it from others, have said, since they
+    /// know that it is candidate, that they do not claim the bucket, and none that comes before it
+    /// is candidate too. After 2h it goes without the answers, but not where it needs a majority's votes.
     fn claim_what_is_clear(&mut self, ticks: bool, out: &mut Vec<Output>) {
         let patience = 2 * self.timing.heartbeat_ns;
         let votes = self.votes();

@@ -53,26 +53,31 @@ impl Node {
         times.get(members.len() / 2).copied()
     }
 
+    /// How long after the time of which a majority has voted for this node none of that majority can
+    /// have taken it for dead.
+    fn majority_patience(&self) -> u64 {
+        self.detection_ns() - self.timing.heartbeat_ns / 2
+    }
+
     /// Whether a majority has voted for this node so lately that none of it can have taken it for
     /// dead.
     pub(super) fn majority_knows_me(&self) -> bool {
-        let patience = self.detection_ns() - self.timing.heartbeat_ns / 2;
-        self.majority_lease().is_some_and(|since| self.now <= since + patience)
+        self.majority_lease().is_some_and(|since| self.now <= since + self.majority_patience())
     }
 
     /// Fences this node if its majority was too long silent, also if it speaks again just now:
     /// somebody else may serve meanwhile.
     pub(super) fn fence_if_voted_out(&mut self, out: &mut Vec<Output>) {
-        let patience = self.detection_ns() - self.timing.heartbeat_ns / 2;
-        if !self.votes() || self.listen_until.is_some() || self.superseded.is_some() {
+        let serves_nothing =
+            self.fenced || self.listen_until.is_some() || self.superseded.is_some();
+        let until = self.majority_at + self.majority_patience();
+        // A lease only grows: what was enough still is, and need not be worked out anew.
+        if !self.votes() || serves_nothing || self.now <= until {
             return;
         }
-        if !self.fenced {
-            if self.now <= self.majority_at + patience {
-                return;
-            }
-            self.majority_at = self.majority_lease().unwrap_or(0);
-            self.set_fenced(self.now > self.majority_at + patience, out);
+        self.majority_at = self.majority_lease().unwrap_or(0);
+        if self.now > self.majority_at + self.majority_patience() {
+            self.set_fenced(true, out);
         }
     }
 
