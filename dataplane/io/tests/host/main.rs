@@ -224,7 +224,13 @@ fn clients_pass_where_the_host_filters_by_reverse_path() {
 
 #[test]
 fn the_host_does_not_pick_a_vip_as_the_source_of_its_own_traffic() {
-    let lab = Lab::new("source");
+    assert_picks_no_vip("source", plan, ["192.0.2.54", "2001:db8:53::54"]);
+}
+
+/// Asserts that a host with the VIPs of `plan`, and no other address that fits, does not take one of
+/// them as source towards `clients`, one of each family.
+fn assert_picks_no_vip(name: &str, plan: fn(&Path) -> HostPlan, clients: [&str; 2]) {
+    let lab = Lab::new(name);
     let state = tempfile::tempdir().unwrap();
     // The NIC has none that fits, and the IPv6 one elsewhere has less in common with the client.
     run(&format!("ip -n {} addr flush dev {NIC} scope global", lab.host));
@@ -233,9 +239,8 @@ fn the_host_does_not_pick_a_vip_as_the_source_of_its_own_traffic() {
     run(&format!("ip -n {} -6 route replace default dev {NIC}", lab.host));
     lab.in_host(|| {
         let _applied = apply(&plan(state.path()));
-        for (unspecified, picked, client) in
-            [("0.0.0.0", "0.0.0.0", "192.0.2.54"), ("::", "fd00::2", "2001:db8:53::54")]
-        {
+        let picks = [("0.0.0.0", "0.0.0.0"), ("::", "fd00::2")];
+        for ((unspecified, picked), client) in picks.into_iter().zip(clients) {
             let socket = UdpSocket::bind((ip(unspecified), 0)).unwrap();
             socket.connect((ip(client), 9)).unwrap();
             assert_eq!(socket.local_addr().unwrap().ip(), ip(picked), "towards {client}");
