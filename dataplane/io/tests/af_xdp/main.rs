@@ -334,15 +334,20 @@ fn no_frame_is_lost_or_doubled_in_an_overflow() {
     let mut port = open(&lab, &small);
     program.bind(0, &port).expect("bound");
     let wire = lab.wire();
+    // However slow the sender is beside the receiver, the rings have overflown once.
+    let frame = frames::udp_flow(0);
+    for _ in 0..4 * small.frames {
+        wire.send(&frame);
+    }
+    until("an overflow", || port.statistics().expect("statistics").rx_dropped > 0);
     let sender = std::thread::spawn(move || {
-        let frame = frames::udp_flow(0);
         for _ in 0..FRAMES {
             wire.send(&frame);
         }
     });
 
     // Hold on to what comes until nothing is left to receive into; then some of it goes out
-    // again, the rest back. Each round overflows the rings.
+    // again, the rest back.
     let (mut received, mut held, mut burst) = (0, Vec::new(), Vec::new());
     let mut sent_off = 0;
     while !sender.is_finished() {
