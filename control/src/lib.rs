@@ -1,6 +1,8 @@
 //! The control plane of vipdp.
 
 pub mod admin;
+pub mod bfd;
+pub mod bgp;
 pub mod cli;
 pub mod cluster;
 pub mod config;
