@@ -12,19 +12,40 @@ NEXT_HOPS4=10.53.1.0 NEXT_HOPS6=fd53::1:0
 set_vips() {
     VIP4=192.0.2.53 VIP6=2001:db8:53::53
     VIPS=("$VIP4" "$VIP6")
-    [[ ${MODE:-} == tiered ]] || return 0
-    VIP4=198.51.100.53 VIP6=2001:db8:80::53
-    VIPS=(198.51.100.0/24 2001:db8:80::/64)
+    case ${MODE:-} in
+        tiered)
+            VIP4=198.51.100.53 VIP6=2001:db8:80::53
+            VIPS=(198.51.100.0/24 2001:db8:80::/64)
+            ;;
+        anycast)
+            VIP4=172.20.0.1 VIP6=2001:db8:20::1
+            VIPS=("$VIP4" "$VIP6")
+            ;;
+    esac
 }
 set_vips
 
-node_address4() { echo "192.0.2.$((10 + $1))"; }
+# node_address4 NUMBER, node_address6 NUMBER: those of its own. In the anycast mode each node has a segment of its own,
+# unless frames are to be sent on by their MAC.
+node_address4() {
+    case ${MODE:-}/${FORWARD:-} in
+        anycast/mac) echo "10.1.0.$((10 + $1))" ;;
+        anycast/*) echo "10.1.$1.2" ;;
+        *) echo "192.0.2.$((10 + $1))" ;;
+    esac
+}
+node_address6() {
+    case ${MODE:-}/${FORWARD:-} in
+        anycast/mac) echo "2001:db8:1::$((10 + $1))" ;;
+        anycast/*) echo "2001:db8:1:$1::2" ;;
+        *) echo "2001:db8:53::$((10 + $1))" ;;
+    esac
+}
 node_mac() { ip netns exec "$PREFIX-$1" cat /sys/class/net/eth0/address; }
-node_address6() { echo "2001:db8:53::$((10 + $1))"; }
 
 # namespaces: those of this lab that exist.
 namespaces() {
-    ip netns list | awk '{print $1}' | grep -Ex "$PREFIX-(client|router|sw|n[0-9]+)" || true
+    ip netns list | awk '{print $1}' | grep -Ex "$PREFIX-(client|router|sw|spine[0-9]|leaf[0-9]|n[0-9]+)" || true
 }
 
 settings() {
@@ -50,7 +71,6 @@ add_link() {
     ip -n "$PREFIX-$1" link set "$2" up
     ip -n "$PREFIX-$3" link set "$4" up
 }
-
 
 # add_switch: a bridge that learns, without spanning tree, that floods multicast as a plain switch does.
 add_switch() {
@@ -138,17 +158,22 @@ has_path() {
     done
 }
 
+await_links() {
+    local namespace
+    for namespace in $(namespaces); do
+        wait_for 10 is_settled "$namespace" || fail "the links in $namespace do not come up"
+    done
+}
+
 build_network() {
-    local nodes=$1 number namespace
+    local nodes=$1 number
     add_switch
     add_router
     add_client
     for ((number = 1; number <= nodes; number++)); do
         add_node "$number"
     done
-    for namespace in $(namespaces); do
-        wait_for 10 is_settled "$namespace" || fail "the links in $namespace do not come up"
-    done
+    await_links
     for ((number = 1; number <= nodes; number++)); do
         wait_for 10 has_path "$(node_address4 "$number")" "$(node_address6 "$number")" ||
             fail "the client does not reach n$number"

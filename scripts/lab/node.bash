@@ -75,6 +75,44 @@ tcp_up() {
     wait_for 10 listens_tcp "$node" || fail "nothing listens on $node: $(tail -n 5 "$STATE/$node/stream.log")"
 }
 
+# web_up NODE: nginx, whose page names the node. It too answers for whatever addresses the node has.
+web_up() {
+    local node=$1 directory=$STATE/$1/web record=$STATE/$1/web.pid
+    is_running "$record" && return
+    mkdir -p "$directory"
+    rm -f "$directory/nginx.pid"
+    cat >"$directory/nginx.conf" <<END
+user root;
+worker_processes 1;
+daemon off;
+pid $directory/nginx.pid;
+error_log stderr warn;
+events {
+    worker_connections 1024;
+}
+http {
+    access_log off;
+    default_type text/html;
+    client_body_temp_path $directory/body;
+    proxy_temp_path $directory/proxy;
+    fastcgi_temp_path $directory/fastcgi;
+    uwsgi_temp_path $directory/uwsgi;
+    scgi_temp_path $directory/scgi;
+    server {
+        listen 80;
+        listen [::]:80 ipv6only=on;
+        location / {
+            return 200 "<html><body> <h1>It works!</h1> $node </body></html>\n";
+        }
+    }
+}
+END
+    launch "$record" "$STATE/$node/web.log" "$PREFIX-$node" nginx -e stderr -p "$directory" -c "$directory/nginx.conf"
+    wait_for 20 answers_http "$node" || fail "nginx on $node does not answer: $(tail -n 5 "$STATE/$node/web.log")"
+}
+
+answers_http() { [[ $(ip netns exec "$PREFIX-$1" "$SCRIPTS/lab/get" 127.0.0.1 2>/dev/null) == *" $1 "* ]]; }
+
 listens_tcp() {
     [[ -n $(ip netns exec "$PREFIX-$1" ss -Hltn 'sport = :8080') ]]
 }
@@ -92,13 +130,15 @@ key_file = "cluster.key"
 profile = "$PROFILE"
 partition = "$PARTITION"
 $gateway
+$([[ $MODE != anycast ]] || echo "all_down = \"$ALL_DOWN\"")
 
 [timing]
 hold_s = $HOLD
 
 END
-    if [[ $MODE == tiered ]]; then
-        cat <<END
+    case $MODE in
+        tiered)
+            cat <<END
 [tiered]
 tiers = $TIERS
 next_hops4 = "$NEXT_HOPS4"
@@ -106,9 +146,20 @@ next_hops6 = "$NEXT_HOPS6"
 mac = "$MAC"
 claims = "$CLAIMS"
 END
-    else
-        printf '[shared_mac]\nmac = "%s"\n' "$MAC"
-    fi
+            ;;
+        anycast)
+            # Between the nodes there are routers.
+            cat <<END
+[anycast]
+steer = $([[ $STEER == yes ]] && echo true || echo false)
+forward = "$FORWARD"
+
+[heartbeat]
+transport = "unicast"
+END
+            ;;
+        *) printf '[shared_mac]\nmac = "%s"\n' "$MAC" ;;
+    esac
     for ((number = 1; number <= NODES; number++)); do
         cat <<END
 
@@ -135,6 +186,26 @@ egress = "$EGRESS"
 tap = "vipdp0"
 flows_max = 65536
 state_dir = "$STATE/n$1/state"
+END
+    [[ $MODE == anycast ]] || return 0
+    announce_config "$1"
+    cat <<END
+
+[[check]]
+name = "dns"
+type = "dns"
+name = "example."
+query = "SOA"
+interval_ms = 200
+timeout_ms = 200
+
+[[check]]
+name = "web"
+type = "http"
+url = "http://$VIP4/"
+body = "It works!"
+interval_ms = 200
+timeout_ms = 200
 END
 }
 
