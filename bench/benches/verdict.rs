@@ -69,6 +69,7 @@ fn worker(flows_max: usize, ingress: Ingress) -> Worker<MemoryPort, Sink> {
         host_mtu: 1500,
         vlan: None,
         peer_macs,
+        peers: [None; SLOTS],
         egress: None,
     };
     let owned: BucketSet = Bucket::all().step_by(4).collect();

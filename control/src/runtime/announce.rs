@@ -255,6 +255,8 @@ impl Announcements {
                     self.send(&frame);
                 }
             }
+            // Nobody asks for a VIP there: routers have routes to it.
+            Ingress::Anycast(_) => {}
         }
     }
 }
@@ -310,6 +312,7 @@ mod tests {
             host_mtu: 1500,
             vlan: Some(100),
             peer_macs: [None; SLOTS],
+            peers: [None; SLOTS],
             egress: None,
         };
         for (vip, count) in [("192.0.2.53", 2), ("2001:db8:53::53", 1)] {

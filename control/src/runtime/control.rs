@@ -388,7 +388,7 @@ impl Control {
             let Some(HeardClaim { address, mac, .. }) = heard else { return };
             let number = match self.service.ingress {
                 Ingress::Tiered(tiered) => tiered.number(address),
-                Ingress::SharedMac(_) => None,
+                Ingress::SharedMac(_) | Ingress::Anycast(_) => None,
             };
             self.take_in(turn, now, Event::Claim { number, address, mac });
         }

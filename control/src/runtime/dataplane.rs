@@ -143,6 +143,7 @@ fn service(config: &Config, link: &Link, tap: &Link, reach: &Reach) -> Service {
         host_mtu: tap.mtu.min(u32::from(u16::MAX)) as u16,
         vlan: cluster.vlan,
         peer_macs: [None; SLOTS],
+        peers: [None; SLOTS],
         egress: None,
     }
 }

@@ -50,6 +50,14 @@ counts! {
     ForwardedBack = "forward_back",
     /// Of these: to the next member in a round.
     ForwardedRound = "forward_round",
+    /// Of these, in the anycast mode: to the owner of the client's bucket.
+    ForwardedSteered = "forward_steered",
+    /// Of these: new flows, to the member that is being handed their bucket.
+    ForwardedGranted = "forward_granted",
+    /// Packets taken out of a member's tunnel.
+    Decapsulated = "decapsulated",
+    /// Answers to packets that do not fit into a tunnel: ICMP and ICMPv6 "too big".
+    TooBigReplies = "reply_too_big",
     /// Flows entered into the flow table.
     FlowsInserted = "flows_inserted",
     /// Flows that had to give way to a new one.

@@ -19,6 +19,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod anycast;
 pub mod bucket;
 pub mod claim;
 pub mod counters;

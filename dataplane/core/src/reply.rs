@@ -41,6 +41,7 @@ impl Place {
         match (&service.ingress, address) {
             (Ingress::SharedMac(shared), IpAddr::V4(_)) => Self { mac: shared.v4, source: own },
             (Ingress::SharedMac(shared), IpAddr::V6(_)) => Self { mac: shared.v6, source: own },
+            (Ingress::Anycast(_), _) => Self { mac: own, source: own },
             (Ingress::Tiered(tiered), address) => {
                 let number = tiered.number(address);
                 let mac = number.map_or(own, |number| tiered.mac_of(number, own));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
+use crate::anycast::{Anycast, PeerPath};
 use crate::bucket::{BUCKETS, Bucket, BucketSet};
 use crate::hash::ClientHash;
 use crate::prefix::Prefix;
@@ -26,7 +27,8 @@ pub struct Snapshot {
     pub lease_until_ns: u64,
     /// What this node holds of each bucket; in the tiered mode, of each next-hop address.
     pub holdings: Holdings,
-    /// Who had the next-hop addresses before, in the tiered mode.
+    /// Who has and had the next-hop addresses, in the tiered mode; the buckets, in the anycast mode with
+    /// steering.
     pub previous: Arc<PreviousOwners>,
     /// The next-hop address, of those held, that this node has come by last; `None` if it holds
     /// none. It stands for the address that a packet came by where the frame does not say it.
@@ -133,6 +135,11 @@ pub struct Service {
     pub vlan: Option<u16>,
     /// The members' own MAC addresses, as far as they are known.
     pub peer_macs: [Option<MacAddr>; SLOTS],
+    /// The tunnels to the members, in the anycast mode with [`Steering::Gue`]: none elsewhere, nor to
+    /// this node itself.
+    ///
+    /// [`Steering::Gue`]: crate::anycast::Steering::Gue
+    pub peers: [Option<PeerPath>; SLOTS],
     /// How frames from the host leave by the data plane; `None` with `egress = "direct"`.
     pub egress: Option<Egress>,
 }
@@ -144,6 +151,8 @@ pub enum Ingress {
     SharedMac(SharedMac),
     /// A router sends each packet to one of many next-hop addresses, each of which one node owns.
     Tiered(Tiered),
+    /// A network sends each packet to one of the nodes that announce the VIPs.
+    Anycast(Anycast),
 }
 
 /// The MAC addresses that all nodes listen to and none ever sends from.

@@ -18,6 +18,8 @@
 //!  0x80 + slot     2  address  a mark                    is for the owner before that one
 //!  0x80 + slot     3  address  a mark                    comes back to the address's owner: neither knew it
 //!  0x80 + slot     4  slot     a mark                    goes round the members, from that one on: who knows it?
+//!  0x80 + slot     5  bucket   a mark, anycast alone     is for the owner of its client's bucket
+//!  0x80 + slot     6  bucket   a mark, anycast alone     starts a flow, and is for who is being handed the bucket
 //! ```
 //!
 //! The slot in a mark's second byte is its sender's. So each address that switches learn is only ever
@@ -26,7 +28,8 @@
 //!
 //! A frame with a mark goes to a member's own MAC address. Each sending-on raises the kind, or, with
 //! kind 4, the distance from the slot where the round began; so none goes on for ever, whatever the
-//! members believe of each other.
+//! members believe of each other. Kind 5 is the one that a packet begins with in the anycast mode, and
+//! kind 6 its last.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -145,6 +148,10 @@ pub enum Mark {
     Back(Bucket),
     /// Round the members, from the one in this slot on.
     Round(Slot),
+    /// To the owner of the client's bucket.
+    Steer(Bucket),
+    /// To the member that the bucket is being handed to, a new flow: it is its own from now on.
+    Granted(Bucket),
 }
 
 /// The first byte of every virtual MAC address: locally administered.
@@ -172,6 +179,8 @@ impl VirtualMac {
                     Mark::BeforePrevious(number) => (2, number.get()),
                     Mark::Back(number) => (3, number.get()),
                     Mark::Round(first) => (4, first.get() as u16),
+                    Mark::Steer(number) => (5, number.get()),
+                    Mark::Granted(number) => (6, number.get()),
                 };
                 (MARK | from.get(), kind, number)
             }
@@ -204,6 +213,8 @@ impl VirtualMac {
                 Some(first) => Mark::Round(first),
                 None => return None,
             },
+            5 => Mark::Steer(address),
+            6 => Mark::Granted(address),
             _ => return None,
         };
         Some(Self::Mark(from, mark))
@@ -361,7 +372,7 @@ mod tests {
             cluster: u16,
             other: u16,
             from in (0..64_u8).prop_map(slot),
-            kind in 0..5,
+            kind in 0..7,
             value in 0..4096_u16,
         ) {
             let virtual_mac = match kind {

@@ -15,7 +15,8 @@ pub enum Verdict {
     Reply(ReplyKind),
     /// Send it on to the member in this slot, by its MAC address.
     Forward(Slot),
-    /// Send it on to the member in this slot, by its MAC address, and say why: the tiered mode's way.
+    /// Send it on to the member in this slot, and say why: by its MAC address in the tiered mode, in the
+    /// anycast mode also by a tunnel.
     SendOn(Slot, Mark),
 }
 
@@ -87,6 +88,13 @@ drop_reasons! {
     FragmentOrphan = "fragment_orphan",
     /// An ARP packet or neighbour advertisement that needs no answer from us.
     NotARequest = "not_a_request",
+    /// A tunnel, or a frame with a mark where tunnels are used, that is not from a member to this node.
+    ForeignTunnel = "foreign_tunnel",
+    /// A tunnel from a member without a packet to a VIP in it.
+    TunnelInvalid = "tunnel_invalid",
+    /// The packet does not fit into the tunnel to its member, and its sender was told, or has been often
+    /// enough, or must not be.
+    TooBig = "too_big",
     /// A stranger claims one of our VIPs or next-hop addresses by ARP or NDP.
     ForeignClaim = "foreign_claim",
     /// A member claims a next-hop address.

@@ -309,8 +309,10 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// The same, as often as the rate allows, and with a mark.
     fn send_on(&mut self, service: &Service, now: Now, frame: P::Frame, slot: Slot, mark: Mark) {
-        let Ingress::Tiered(tiered) = &service.ingress else {
-            unreachable!("only the tiered mode marks frames");
+        let (own, cluster) = match &service.ingress {
+            Ingress::Tiered(tiered) => (tiered.slot, tiered.cluster),
+            Ingress::Anycast(anycast) => (anycast.slot, anycast.cluster),
+            Ingress::SharedMac(_) => unreachable!("the shared-mac mode marks no frames"),
         };
         if !self.limiter.admit(now.ns) {
             return self.drop_frame(frame, DropReason::ForwardLimited);
@@ -321,10 +323,12 @@ impl<P: Port, H: Host> Worker<P, H> {
                 Mark::BeforePrevious(_) => Count::ForwardedBeforePrevious,
                 Mark::Back(_) => Count::ForwardedBack,
                 Mark::Round(_) => Count::ForwardedRound,
+                Mark::Steer(_) => Count::ForwardedSteered,
+                Mark::Granted(_) => Count::ForwardedGranted,
             },
             1,
         );
-        self.forward(service, frame, slot, VirtualMac::Mark(tiered.slot, mark).mac(tiered.cluster));
+        self.forward(service, frame, slot, VirtualMac::Mark(own, mark).mac(cluster));
     }
 
     /// Takes a burst of frames that the host sends and queues those that may leave.

@@ -119,6 +119,9 @@ fn any_mark() -> impl Strategy<Value = Mark> {
         any_address().prop_map(Mark::Previous),
         any_address().prop_map(Mark::BeforePrevious),
         any_address().prop_map(Mark::Back),
+        // Of the anycast mode.
+        any_address().prop_map(Mark::Steer),
+        any_address().prop_map(Mark::Granted),
         // A stranger may name a slot that nobody has.
         any_slot(SLOTS as u8).prop_map(Mark::Round),
         any_slot(5).prop_map(Mark::Round),
@@ -209,6 +212,8 @@ fn kind_of(mark: Mark) -> u8 {
         Mark::BeforePrevious(_) => 2,
         Mark::Back(_) => 3,
         Mark::Round(_) => 4,
+        Mark::Steer(_) => 5,
+        Mark::Granted(_) => 6,
     }
 }
 

@@ -83,6 +83,7 @@ impl Node {
             host_mtu: 1500,
             vlan: None,
             peer_macs,
+            peers: [None; SLOTS],
             egress: None,
         };
         let mut holdings = Holdings::none();

@@ -23,6 +23,7 @@
 //! | question for a VIP | answer if the asker's bucket is ours | never asked |
 //! | question for a next-hop address | there is none | answer if it is ours |
 
+pub mod anycast;
 pub mod egress;
 pub mod shared_mac;
 pub mod tiered;
@@ -71,6 +72,8 @@ pub enum Lookup {
     SharedMac(shared_mac::Packet),
     /// An IP packet to a VIP, in the tiered mode.
     Tiered(tiered::Packet),
+    /// An IP packet to a VIP, in the anycast mode.
+    Anycast(anycast::Packet),
 }
 
 impl Lookup {
@@ -79,7 +82,7 @@ impl Lookup {
         match self {
             Self::SharedMac(packet) => packet.tracking.flow(),
             Self::Tiered(packet) => packet.tracking.flow(),
-            Self::Settled(_) | Self::Question { .. } => None,
+            Self::Anycast(_) | Self::Settled(_) | Self::Question { .. } => None,
         }
     }
 }
@@ -92,6 +95,7 @@ pub fn lookup(service: &Service, flows: &FlowTable, parsed: &Parsed) -> Lookup {
     match &service.ingress {
         Ingress::SharedMac(shared) => shared_mac::lookup(service, *shared, flows, parsed),
         Ingress::Tiered(tiered) => tiered::lookup(service, tiered, flows, parsed),
+        Ingress::Anycast(_) => anycast::lookup(service, parsed),
     }
 }
 
@@ -152,6 +156,7 @@ pub fn decide(snapshot: &Snapshot, flows: &FlowTable, now: Now, lookup: &Lookup)
         }
         Lookup::SharedMac(packet) => shared_mac::decide(snapshot, flows, now, packet),
         Lookup::Tiered(packet) => tiered::decide(snapshot, flows, now, packet),
+        Lookup::Anycast(packet) => anycast::decide(snapshot, now, packet),
     }
 }
 

@@ -346,7 +346,8 @@ impl Rules<'_> {
                 _,
                 Mark::Previous(number) | Mark::BeforePrevious(number) | Mark::Back(number),
             ) => number,
-            Arrival::OwnMac | Arrival::SentOn(_, Mark::Round(_)) => {
+            Arrival::OwnMac
+            | Arrival::SentOn(_, Mark::Round(_) | Mark::Steer(_) | Mark::Granted(_)) => {
                 self.snapshot.latest.unwrap_or(Bucket::FIRST)
             }
         }
@@ -368,6 +369,9 @@ impl Rules<'_> {
                 Step::Serve(self.bucket(arrival))
             }
             Arrival::SentOn(_, Mark::Round(first)) => self.round(first),
+            Arrival::SentOn(_, Mark::Steer(_) | Mark::Granted(_)) => {
+                Step::Drop(DropReason::WrongMac)
+            }
         }
     }
 

@@ -113,6 +113,7 @@ impl Member {
             host_mtu: 1500,
             vlan: None,
             peer_macs,
+            peers: [None; SLOTS],
             egress: None,
         };
         let publication = Arc::new(Publication::new(Snapshot {
@@ -154,7 +155,7 @@ impl Member {
     pub fn tiered(&mut self) -> &mut Tiered {
         match &mut self.service.ingress {
             Ingress::Tiered(tiered) => tiered,
-            Ingress::SharedMac(_) => unreachable!("this is a member in the tiered mode"),
+            _ => unreachable!("this is a member in the tiered mode"),
         }
     }
 
