@@ -6,6 +6,8 @@ pub mod bgp;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod damping;
+pub mod health;
 pub mod plan;
 pub mod runtime;
 pub mod status;
