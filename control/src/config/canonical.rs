@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
+use vipdp_core::anycast::Steering;
 use vipdp_core::hash::HashInput;
 
-use super::cluster::{ClusterFile, HeartbeatTransport};
+use super::cluster::{AllDown, ClusterFile, HeartbeatTransport};
 use super::ingress::IngressMode;
 use super::keys::Keys;
 
@@ -53,6 +54,12 @@ fn text(cluster: &ClusterFile) -> String {
             line("search", &tiered.search_label());
             line("claims_per_s", &tiered.claims_per_s);
         }
+        IngressMode::Anycast(anycast) => {
+            line("forward", &anycast.forward_label());
+            if let Some(Steering::Gue { port }) = anycast.steering {
+                line("gue_port", &port);
+            }
+        }
     }
     for vip in vips {
         line("vip", &vip);
@@ -74,6 +81,10 @@ fn text(cluster: &ClusterFile) -> String {
     line("ramp_s", &cluster.timing.ramp.as_secs());
     line("linger_s", &cluster.timing.linger.as_secs());
     line("partition", &cluster.partition.label());
+    // The default is not written: so nodes of versions that do not know it agree with those that do.
+    if cluster.all_down != AllDown::Serve {
+        line("all_down", &cluster.all_down.label());
+    }
     let mut gateway = cluster.partition.gateway().to_vec();
     gateway.sort_unstable();
     for address in gateway {

@@ -42,10 +42,31 @@ pub struct ClusterFile {
     pub timing: TimingConfig,
     /// What a node does when it may be cut off from the others.
     pub partition: PartitionGuard,
+    /// Who serves when no member that is alive is well.
+    pub all_down: AllDown,
     /// How heartbeats travel.
     pub heartbeat: HeartbeatConfig,
     /// The members, at least one, in ascending order of their slots.
     pub members: Vec<MemberConfig>,
+}
+
+/// Who serves when the checks of every member that is alive have failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllDown {
+    /// All, as if no check had: what fails at all nodes at once is rarely the nodes.
+    Serve,
+    /// Nobody.
+    Withdraw,
+}
+
+impl AllDown {
+    /// Its name in the configuration.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Withdraw => "withdraw",
+        }
+    }
 }
 
 /// How heartbeats travel: UDP on the VIPs' segment.
@@ -103,6 +124,10 @@ const PORT_DEFAULT: u16 = 5360;
 pub(super) struct ClusterRead<'s> {
     /// The contents; `None` if they are wrong.
     pub(super) config: Option<ClusterFile>,
+    /// The mode's name; `None` if it is wrong.
+    pub(super) kind: Option<Kind>,
+    /// The service addresses that could be read.
+    pub(super) vips: Vec<Prefix>,
     /// The slots of the members that could be read, without removed ones.
     pub(super) slots: Vec<Slot>,
     /// The slots of removed members.
@@ -118,6 +143,8 @@ pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> ClusterRe
     let Some(mut section) = document.parse(errors) else {
         return ClusterRead {
             config: None,
+            kind: None,
+            vips: Vec::new(),
             slots: Vec::new(),
             removed: Vec::new(),
             slots_incomplete: true,
@@ -130,7 +157,11 @@ pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> ClusterRe
     let before = errors.len();
     let members = members(&mut section, errors);
     let slots_incomplete = errors.len() > before;
-    let rest = read_rest(&mut section, &members, errors);
+    let id = section.required("id", "id = 53", errors, |f| f.integer(1..=65_535, "a number"));
+    let id = id.map(|id| id.value as u16);
+    let ingress = ingress::read(&mut section, id, members.len(), errors);
+    let vips = vips::read(&mut section, ingress.kind, errors);
+    let rest = read_rest(&mut section, id, &members, &ingress, &vips, errors);
     section.finish(errors);
     let (removed, present): (Vec<_>, Vec<_>) =
         members.iter().map(|member| (member.removed, member.slot.value)).partition(|each| each.0);
@@ -141,26 +172,26 @@ pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> ClusterRe
         members.sort_by_key(|member| member.slot);
         Some(ClusterFile { key_path: key.as_ref()?.value.clone(), members, ..rest })
     });
-    ClusterRead { config, slots, removed, slots_incomplete, key }
+    let (kind, vips) = (ingress.kind, vips.iter().map(|vip| vip.value).collect());
+    ClusterRead { config, kind, vips, slots, removed, slots_incomplete, key }
 }
 
 /// Everything but the members and the key file's path.
 fn read_rest(
     section: &mut Section<'_>,
+    id: Option<u16>,
     members: &[Member<'_>],
+    ingress: &IngressRead<'_>,
+    vips: &[Located<'_, Prefix>],
     errors: &mut Errors,
 ) -> Option<ClusterFile> {
-    let id = section.required("id", "id = 53", errors, |f| f.integer(1..=65_535, "a number"));
     let generation = section.required("generation", "generation = 1", errors, |f| {
         f.integer(1..=u64::from(u32::MAX), "a number that rises with each change,")
     });
-    let id = id.map(|id| id.value as u16);
-    let ingress = ingress::read(section, id, members.len(), errors);
-    let vips = vips::read(section, ingress.kind, errors);
     let addresses = || members.iter().filter_map(|member| member.address.as_ref());
-    vips::check_members(addresses(), &vips, errors);
+    vips::check_members(addresses(), vips, errors);
     if let (Some(Kind::Tiered), Some(tiered)) = (ingress.kind, &ingress.tiered) {
-        tiered.check(addresses(), &vips, errors);
+        tiered.check(addresses(), vips, errors);
         check_weights(members, errors);
     }
     let wire = ingress.tiered.as_ref().and_then(|tiered| tiered.wire.as_ref());
@@ -168,7 +199,7 @@ fn read_rest(
     let hash = hash(section, ingress.kind, errors);
     let vlan =
         section.optional("vlan", errors, |f| f.integer(1..=4094, "an 802.1Q VLAN identifier"));
-    let partition = partition(section, members, &vips, &ingress, errors);
+    let partition = partition(section, members, vips, ingress, errors);
     if let Some(place) = wire.filter(|_| partition == PartitionGuard::Majority) {
         let why = " beside partition = \"majority\", which nobody can count without heartbeats";
         errors.push(place.error(why, "give partition = \"gateway\" or \"none\""));
@@ -176,18 +207,23 @@ fn read_rest(
     let sticky_udp_ports = sticky_udp_ports(section, errors);
     let timing =
         timing::read(section, members.iter().filter(|member| !member.removed).count(), errors);
-    let heartbeat = heartbeat(section, members, &ingress, errors);
+    let all_down = section.or_default("all_down", AllDown::Serve, errors, |f| {
+        f.choice(&[("serve", AllDown::Serve), ("withdraw", AllDown::Withdraw)])
+    });
+    let heartbeat = heartbeat(section, members, ingress, errors);
+    check_tunnel(members, ingress, heartbeat, errors);
     Some(ClusterFile {
         id: id?,
         generation: generation?.value as u32,
         mode: ingress.mode?,
-        vips: vips.into_iter().map(|vip| vip.value).collect(),
+        vips: vips.iter().map(|vip| vip.value).collect(),
         key_path: PathBuf::new(),
         hash,
         sticky_udp_ports,
         vlan: vlan.map(|vlan| vlan.value as u16),
         timing,
         partition,
+        all_down,
         heartbeat: heartbeat?,
         members: Vec::new(),
     })
@@ -262,7 +298,7 @@ fn partition(
         }
     };
     let present = members.iter().filter(|member| !member.removed).count();
-    partition::read(section, present, taken, errors)
+    partition::read(section, ingress.kind, present, taken, errors)
 }
 
 fn sticky_udp_ports(section: &mut Section<'_>, errors: &mut Errors) -> Vec<u16> {
@@ -292,16 +328,24 @@ fn heartbeat(
     ingress: &IngressRead<'_>,
     errors: &mut Errors,
 ) -> Option<HeartbeatConfig> {
-    let default = HeartbeatConfig {
-        transport: HeartbeatTransport::Multicast(GROUP_DEFAULT),
-        port: PORT_DEFAULT,
+    // Where the network spreads over routes, the members are rarely on one segment.
+    let is_unicast = ingress.kind == Some(Kind::Anycast);
+    let Some(mut section) = section.table("heartbeat", errors) else {
+        if is_unicast {
+            check_addresses(members, NEEDED_BY_DEFAULT, errors);
+        }
+        let transport = if is_unicast {
+            HeartbeatTransport::Unicast
+        } else {
+            HeartbeatTransport::Multicast(GROUP_DEFAULT)
+        };
+        return Some(HeartbeatConfig { transport, port: PORT_DEFAULT });
     };
-    let Some(mut section) = section.table("heartbeat", errors) else { return Some(default) };
     if ingress.tiered.as_ref().is_some_and(|tiered| tiered.wire.is_some()) {
         let found = "this table beside claims = \"wire\"".to_owned();
         errors.push(section.place.error_found(found, "remove it: there are no heartbeats"));
     }
-    let unicast = section.or_default("transport", false, errors, |f| {
+    let unicast = section.or_default("transport", is_unicast, errors, |f| {
         f.choice(&[("multicast", false), ("unicast", true)])
     });
     let group = section.optional("group", errors, heartbeat_group);
@@ -315,7 +359,7 @@ fn heartbeat(
             let found = "this key beside transport = \"unicast\"".into();
             errors.push(group.place.error_found(found, remedy));
         }
-        check_unicast_peers(members, errors);
+        check_addresses(members, NEEDED_BY_UNICAST, errors);
         return Some(HeartbeatConfig { transport: HeartbeatTransport::Unicast, port });
     }
     if let (Some(group), Some(IngressMode::SharedMac(macs))) = (&group, ingress.mode)
@@ -350,13 +394,19 @@ fn heartbeat_group(field: &Field<'_>) -> Result<IpAddr, ConfigError> {
     Err(field.place.error(unfit, format!("give {EXPECTED}")))
 }
 
-/// With unicast heartbeats every member has an address, and all are of one family.
-fn check_unicast_peers(members: &[Member<'_>], errors: &mut Errors) {
+const NEEDED_BY_UNICAST: &str =
+    "heartbeats with transport = \"unicast\" go to each member's address";
+const NEEDED_BY_DEFAULT: &str =
+    "with mode = \"anycast\" and without [heartbeat], heartbeats go to each member's address";
+const NEEDED_BY_TUNNEL: &str = "with forward = \"gue\" packets are sent on to it";
+
+/// What goes to the members' addresses needs one of every member, and all of one family. `why`
+/// says what needs them.
+fn check_addresses(members: &[Member<'_>], why: &str, errors: &mut Errors) {
     let needed = |member: &&Member<'_>| !member.removed && member.address_place.is_none();
     for member in members.iter().filter(needed) {
         let found = format!("no `address` of member \"{}\"", member.name.value);
-        let remedy = "add it: heartbeats with transport = \"unicast\" go to each member's address";
-        errors.push(member.place.error_found(found, remedy));
+        errors.push(member.place.error_found(found, format!("add it: {why}")));
     }
     let addresses: Vec<_> = members.iter().filter_map(|member| member.address.as_ref()).collect();
     let Some(first) = addresses.first() else { return };
@@ -366,6 +416,25 @@ fn check_unicast_peers(members: &[Member<'_>], errors: &mut Errors) {
             let remedy = "give all members addresses of one family";
             errors.push(address.place.error(&why, remedy));
         }
+    }
+}
+
+/// Packets in a tunnel go to the members' addresses, and to a port that heartbeats do not have.
+fn check_tunnel(
+    members: &[Member<'_>],
+    ingress: &IngressRead<'_>,
+    heartbeat: Option<HeartbeatConfig>,
+    errors: &mut Errors,
+) {
+    let Some((place, port)) = &ingress.anycast.tunnel else { return };
+    let Some(heartbeat) = heartbeat.filter(|_| ingress.kind == Some(Kind::Anycast)) else { return };
+    if heartbeat.port == *port {
+        let found = format!("port {port}, which heartbeats have");
+        errors.push(place.error_found(found, "give another, or another port in [heartbeat]"));
+    }
+    // Those of unicast heartbeats were checked.
+    if heartbeat.transport != HeartbeatTransport::Unicast {
+        check_addresses(members, NEEDED_BY_TUNNEL, errors);
     }
 }
 

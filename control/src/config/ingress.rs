@@ -1,5 +1,6 @@
 //! `mode`: how packets reach the nodes, and the table that belongs to it.
 
+use super::anycast::{self, AnycastConfig, AnycastRead};
 use super::reader::{Errors, Section};
 use super::shared_mac::{self, SharedMacConfig};
 use super::tiered::{self, TieredConfig, TieredRead};
@@ -11,6 +12,8 @@ pub enum IngressMode {
     SharedMac(SharedMacConfig),
     /// A router spreads over next-hop addresses, each of which one node owns.
     Tiered(TieredConfig),
+    /// The network spreads over the routes to the VIPs that the nodes announce.
+    Anycast(AnycastConfig),
 }
 
 impl IngressMode {
@@ -19,6 +22,7 @@ impl IngressMode {
         match self {
             Self::SharedMac(_) => Kind::SharedMac.label(),
             Self::Tiered(_) => Kind::Tiered.label(),
+            Self::Anycast(_) => Kind::Anycast.label(),
         }
     }
 }
@@ -28,6 +32,7 @@ impl IngressMode {
 pub(super) enum Kind {
     SharedMac,
     Tiered,
+    Anycast,
 }
 
 impl Kind {
@@ -35,6 +40,7 @@ impl Kind {
         match self {
             Self::SharedMac => "shared-mac",
             Self::Tiered => "tiered",
+            Self::Anycast => "anycast",
         }
     }
 
@@ -43,6 +49,7 @@ impl Kind {
         match self {
             Self::SharedMac => "shared_mac",
             Self::Tiered => "tiered",
+            Self::Anycast => "anycast",
         }
     }
 }
@@ -55,9 +62,11 @@ pub(super) struct IngressRead<'s> {
     pub(super) mode: Option<IngressMode>,
     /// What was read of `[tiered]`.
     pub(super) tiered: Option<TieredRead<'s>>,
+    /// What was read of `[anycast]`.
+    pub(super) anycast: AnycastRead<'s>,
 }
 
-/// Reads `mode`, `[shared_mac]` and `[tiered]`, for a cluster numbered `id` of `members` members,
+/// Reads `mode`, `[shared_mac]`, `[tiered]` and `[anycast]`, for a cluster numbered `id` of `members` members,
 /// removed ones included.
 pub(super) fn read<'s>(
     section: &mut Section<'s>,
@@ -65,29 +74,23 @@ pub(super) fn read<'s>(
     members: usize,
     errors: &mut Errors,
 ) -> IngressRead<'s> {
-    const EXPECTED: &str = "\"shared-mac\" or \"tiered\"";
-    let kind =
-        section.required("mode", "mode = \"shared-mac\"", errors, |f| match f.text(EXPECTED)? {
-            "shared-mac" => Ok(Kind::SharedMac),
-            "tiered" => Ok(Kind::Tiered),
-            "anycast" => {
-                let remedy = format!("give {EXPECTED}");
-                Err(f.place.error(", which this version cannot do yet", remedy))
-            }
-            _ => Err(f.place.error("", format!("give {EXPECTED}"))),
-        });
+    let kinds = [Kind::SharedMac, Kind::Tiered, Kind::Anycast].map(|kind| (kind.label(), kind));
+    let kind = section.required("mode", "mode = \"shared-mac\"", errors, |f| f.choice(&kinds));
     let kind = kind.map(|kind| kind.value);
     let shared_mac = table_of(section, Kind::SharedMac, kind, errors);
     let tiered = table_of(section, Kind::Tiered, kind, errors);
+    let anycast = table_of(section, Kind::Anycast, kind, errors);
     // Whichever table is there is read, also where the mode is wrong or another one.
     let macs = shared_mac::read(shared_mac, id, errors);
     let tiered = tiered.map(|table| tiered::read(table, members, errors));
+    let anycast = anycast::read(anycast, errors);
     let mode = match kind {
         Some(Kind::SharedMac) => macs.map(IngressMode::SharedMac),
         Some(Kind::Tiered) => tiered.as_ref().and_then(|read| read.config).map(IngressMode::Tiered),
+        Some(Kind::Anycast) => Some(IngressMode::Anycast(anycast.config)),
         None => None,
     };
-    IngressRead { kind, mode, tiered }
+    IngressRead { kind, mode, tiered, anycast }
 }
 
 /// The table that belongs to the mode `of`. Where the mode is `kind`, another one's is an error, and

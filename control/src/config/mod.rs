@@ -11,6 +11,10 @@
 //! files. All errors that do not follow from each other are reported at once.
 
 mod address;
+mod announce;
+mod anycast;
+mod bgp;
+mod bgp_peer;
 mod canonical;
 mod cluster;
 mod error;
@@ -29,8 +33,13 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+pub use announce::{AnnounceBy, AnnounceConfig};
+pub use anycast::AnycastConfig;
+pub use bgp::{
+    BGP_PEERS_MAX, BfdConfig, BgpConfig, BgpPeerConfig, BgpRemoteAs, BgpTarget, Password,
+};
 pub use cluster::{
-    ClusterFile, HeartbeatConfig, HeartbeatTransport, MemberConfig, STICKY_UDP_PORTS_MAX,
+    AllDown, ClusterFile, HeartbeatConfig, HeartbeatTransport, MemberConfig, STICKY_UDP_PORTS_MAX,
     WEIGHT_MAX,
 };
 pub use error::{ConfigError, ConfigErrors};
@@ -120,6 +129,13 @@ impl Config {
             }
         };
         let node = node::read(Document { path, text: &source.text }, errors);
+        let secret = node.announce.as_ref().and_then(|announce| announce.secret.as_ref());
+        if let Some(secret) = secret.filter(|_| source.mode & 0o077 != 0) {
+            let mode = source.mode & 0o7777;
+            let found =
+                format!("a secret in a file of mode {mode:04o}, which others than its owner read");
+            errors.push(secret.error_found(found, "run `chmod 600` on it"));
+        }
 
         let cluster_path = node.cluster?;
         let source = open(&cluster_path, &read, errors)?;
@@ -127,6 +143,9 @@ impl Config {
             cluster::read(Document { path: &cluster_path.value, text: &source.text }, errors);
         if let Some(slot) = &node.slot {
             check_slot(slot, &cluster, errors);
+        }
+        if let Some(announce) = &node.announce {
+            announce::check(announce, &cluster, errors);
         }
 
         let key_path = cluster.key?;
@@ -154,7 +173,8 @@ impl Config {
     pub fn notes(&self) -> Vec<String> {
         let present = self.cluster.members.iter().filter(|member| !member.removed).count();
         let mut notes = Vec::new();
-        if present == 2 && self.cluster.partition == PartitionGuard::None {
+        let is_exclusive = !matches!(self.cluster.mode, IngressMode::Anycast(_));
+        if present == 2 && is_exclusive && self.cluster.partition == PartitionGuard::None {
             notes.push(format!(
                 "{}: gateway: found nothing, in a cluster of two: should they lose each other, both \
                  serve all clients; name the router, for example `gateway = [\"192.0.2.1\"]`, and \
@@ -162,7 +182,26 @@ impl Config {
                 self.node.cluster_path.display()
             ));
         }
+        let announce = self.node.announce.as_ref().map(|announce| &announce.by);
+        if let Some(AnnounceBy::Bgp(bgp)) = announce {
+            notes.extend(self.note_of_families(bgp));
+        }
         notes
+    }
+
+    /// A session over IPv4 has no IPv6 address of its own.
+    fn note_of_families(&self, bgp: &BgpConfig) -> Option<String> {
+        let has_v6 = self.cluster.vips.iter().any(|vip| vip.network().is_ipv6());
+        let over_v4 = |peer: &&BgpPeerConfig| matches!(peer.target, BgpTarget::Address(address) if address.is_ipv4());
+        let peer = bgp.peers.iter().find(over_v4)?;
+        (has_v6 && bgp.next_hop6.is_none()).then(|| {
+            format!(
+                "{}: bgp.next_hop6: found nothing: the IPv6 VIPs are not announced to {}, a session \
+                 over IPv4; give this node's IPv6 address, or a peer's",
+                self.node.path.display(),
+                peer.target,
+            )
+        })
     }
 }
 

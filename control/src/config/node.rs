@@ -6,12 +6,15 @@ use std::str::FromStr;
 
 use vipdp_core::slot::{SLOTS, Slot};
 
+use super::announce::{self, AnnounceConfig, AnnounceRead};
 use super::error::ConfigError;
 use super::reader::{Document, Errors, Field, Located, Section};
 
 /// What differs from node to node: the contents of `node.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
+    /// The file itself.
+    pub path: PathBuf,
     /// This node's slot; a member of the cluster.
     pub slot: Slot,
     /// The NIC on the VIPs' segment.
@@ -44,6 +47,8 @@ pub struct NodeConfig {
     pub admin: PathBuf,
     /// The least severe messages that are logged.
     pub log: LogLevel,
+    /// How the network is told that this node serves the VIPs; given in the anycast mode alone.
+    pub announce: Option<AnnounceConfig>,
 }
 
 /// Name of a network interface: 1 to 15 bytes, as the kernel demands (`dev_valid_name` in
@@ -175,27 +180,35 @@ pub(super) struct NodeFile<'s> {
     pub(super) slot: Option<Located<'s, Slot>>,
     /// The cluster's file, if it is named.
     pub(super) cluster: Option<Located<'s, PathBuf>>,
+    /// What was read of `announce` and its tables, unless the file's syntax is wrong.
+    pub(super) announce: Option<AnnounceRead<'s>>,
 }
 
 /// Reads the node's file.
 pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> NodeFile<'s> {
     let Some(mut section) = document.parse(errors) else {
-        return NodeFile { config: None, slot: None, cluster: None };
+        return NodeFile { config: None, slot: None, cluster: None, announce: None };
     };
     let slot = section.required("slot", "slot = 0", errors, slot);
     let directory = document.path.parent().unwrap_or(Path::new(""));
     let cluster =
         section.required("cluster", "cluster = \"cluster.toml\"", errors, |f| path(f, directory));
     let rest = read_rest(&mut section, directory, errors);
+    let announce = announce::read(&mut section, errors);
+    if let Some(rest) = &rest {
+        announce::check_tap(&announce, &rest.tap, errors);
+    }
     section.finish(errors);
     let config = rest.and_then(|rest| {
         Some(NodeConfig {
             slot: slot.as_ref()?.value,
             cluster_path: cluster.as_ref()?.value.clone(),
+            path: document.path.to_owned(),
+            announce: announce.config.clone(),
             ..rest
         })
     });
-    NodeFile { config, slot, cluster }
+    NodeFile { config, slot, cluster, announce: Some(announce) }
 }
 
 /// Everything but the slot and the cluster's path.
@@ -250,6 +263,8 @@ fn read_rest(
         admin,
         state_dir,
         log,
+        announce: None,
+        path: PathBuf::new(),
         interface,
     })
 }
@@ -315,7 +330,8 @@ fn socket_path(field: &Field<'_>, directory: &Path) -> Result<PathBuf, ConfigErr
     Ok(path)
 }
 
-fn interface(field: &Field<'_>) -> Result<InterfaceName, ConfigError> {
+/// An interface's name.
+pub(super) fn interface(field: &Field<'_>) -> Result<InterfaceName, ConfigError> {
     field.parsed(&format!(
         "an interface's name: 1 to {INTERFACE_NAME_MAX} bytes without white space, '/' and ':'"
     ))

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::address;
 use super::error::ConfigError;
+use super::ingress;
 use super::reader::{Errors, Field, Located, Place, Section};
 
 /// What a node does when it may be cut off from the others.
@@ -57,10 +58,11 @@ enum Kind {
     Gateway,
 }
 
-/// Reads both keys, for a cluster of `present` members that are not removed. `taken` says of an
-/// address whose it is, if it is somebody else's.
+/// Reads both keys, for a cluster of `present` members that are not removed, in the mode `ingress`.
+/// `taken` says of an address whose it is, if it is somebody else's.
 pub(super) fn read(
     section: &mut Section<'_>,
+    ingress: Option<ingress::Kind>,
     present: usize,
     taken: impl Fn(IpAddr) -> Option<&'static str>,
     errors: &mut Errors,
@@ -73,6 +75,9 @@ pub(super) fn read(
     let gateway = gateway
         .map(|Located { value: field, place }| (addresses(&field, &place, taken, errors), place));
     let are_wrong = errors.len() > before;
+    if ingress == Some(ingress::Kind::Anycast) {
+        return read_anycast(kind, gateway.map(|(_, place)| place), present, errors);
+    }
     match (kind, gateway) {
         (Some(Located { value: Kind::Gateway, .. }), Some((addresses, _))) => {
             PartitionGuard::Gateway(addresses)
@@ -102,6 +107,30 @@ pub(super) fn read(
             PartitionGuard::Majority
         }
         (Some(Located { value: Kind::None, .. }) | None, None) => PartitionGuard::None,
+    }
+}
+
+/// Where nodes announce routes, each to its own routers, the sessions to them say whether they are
+/// reached: a route of a node that is cut off ends by itself.
+fn read_anycast(
+    kind: Option<Located<'_, Kind>>,
+    gateway: Option<Place<'_>>,
+    present: usize,
+    errors: &mut Errors,
+) -> PartitionGuard {
+    let by_kind = kind.as_ref().filter(|kind| kind.value == Kind::Gateway);
+    for place in by_kind.map(|kind| &kind.place).into_iter().chain(&gateway) {
+        let found = "a question to the router beside mode = \"anycast\"".to_owned();
+        let remedy = "remove it: the routes of a node that its routers do not reach end by \
+                      themselves";
+        errors.push(place.error_found(found, remedy));
+    }
+    match kind {
+        Some(Located { value: Kind::Majority, place }) => {
+            check_majority(&place, present, errors);
+            PartitionGuard::Majority
+        }
+        _ => PartitionGuard::None,
     }
 }
 

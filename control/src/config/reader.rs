@@ -106,6 +106,11 @@ impl<'s> Place<'s> {
         &self.key
     }
 
+    /// A key that is missing in the table that stands here.
+    pub(super) fn key_below(&self, key: &str) -> Self {
+        self.below(key, self.span.clone())
+    }
+
     /// What stands here, as it is written, cut to one short line.
     fn quote(&self) -> String {
         const CHARS_MAX: usize = 48;
@@ -240,7 +245,7 @@ impl<'s> Section<'s> {
     ) -> Option<Located<'s, T>> {
         if !self.table.contains_key(key) {
             self.known.insert(key);
-            let missing = self.place.below(key, self.place.span.clone());
+            let missing = self.place.key_below(key);
             let remedy = format!("add it, for example `{example}`");
             errors.push(missing.error_found("nothing".into(), remedy));
             return None;

@@ -12,7 +12,7 @@ use super::reader::{Errors, Field, Located, Section};
 /// The largest number of VIPs, a prefix being one: what the XDP program's maps hold.
 pub const VIPS_MAX: usize = 256;
 
-/// Reads the key: exact addresses, or with a router that routes them to next hops, prefixes too.
+/// Reads the key: exact addresses, or where routers route them, prefixes too.
 pub(super) fn read<'s>(
     section: &mut Section<'s>,
     kind: Option<Kind>,
@@ -37,7 +37,7 @@ pub(super) fn read<'s>(
     for element in elements {
         let vip = match kind {
             Some(Kind::SharedMac) => address(&element),
-            Some(Kind::Tiered) | None => prefix(&element),
+            Some(Kind::Tiered | Kind::Anycast) | None => prefix(&element),
         };
         match vip {
             Ok(value) => match vips.iter().find(|vip| vip.value.overlaps(value)) {

@@ -149,7 +149,7 @@ impl Handler {
         let Facts { link, queues, intake, .. } = &self.facts;
         let shared_mac = match config.cluster.mode {
             IngressMode::SharedMac(shared_mac) => Some(shared_mac.macs()),
-            IngressMode::Tiered(_) => None,
+            IngressMode::Tiered(_) | IngressMode::Anycast(_) => None,
         };
         let intake = intake.lock().unwrap_or_else(PoisonError::into_inner);
         let xdp_mode = intake.program.attach_mode();
@@ -216,7 +216,7 @@ fn buckets(control: &ControlView) -> BucketStatus {
     let view = &control.view;
     debug_assert_eq!(view.owners.len(), BUCKETS);
     let count = match control.ingress {
-        Ingress::SharedMac(_) => BUCKETS,
+        Ingress::SharedMac(_) | Ingress::Anycast(_) => BUCKETS,
         Ingress::Tiered(tiered) => usize::from(tiered.count),
     };
     let owners = view.owners.iter().take(count);

@@ -272,7 +272,7 @@ pub fn cluster_config(config: &Config) -> Result<ClusterConfig> {
             PartitionGuard::Gateway(_) => Partition::Gateway,
         },
         lists: match cluster.mode {
-            IngressMode::SharedMac(_) => Lists::Buckets,
+            IngressMode::SharedMac(_) | IngressMode::Anycast(_) => Lists::Buckets,
             IngressMode::Tiered(tiered) => {
                 Lists::Addresses { tiers: tiered.tiers, compact: tiered.compact }
             }
@@ -348,7 +348,7 @@ fn announcements(
     timing: &Timing,
 ) -> Result<Announcements> {
     let rate_per_s = match config.cluster.mode {
-        IngressMode::SharedMac(_) => announce::DEFENCES_PER_S,
+        IngressMode::SharedMac(_) | IngressMode::Anycast(_) => announce::DEFENCES_PER_S,
         IngressMode::Tiered(tiered) => tiered.claims_per_s,
     };
     let heard = Arc::clone(&shared.claims);

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result};
+use vipdp_core::anycast::Anycast;
 use vipdp_core::bucket::Bucket;
 use vipdp_core::prefix::Prefix;
 use vipdp_core::slot::Slot;
@@ -14,7 +15,9 @@ use vipdp_io::link::Link;
 use vipdp_io::membership::{Membership, MembershipError};
 use vipdp_io::xdp::{NextHops, Program, XdpError};
 
-use crate::config::{Config, IngressMode, MemberConfig, SharedMacConfig, TieredConfig};
+use crate::config::{
+    AnycastConfig, Config, IngressMode, MemberConfig, SharedMacConfig, TieredConfig,
+};
 
 /// How packets to the VIPs reach a node of a given configuration.
 #[derive(Clone, Debug)]
@@ -42,6 +45,7 @@ impl Reach {
         match config.cluster.mode {
             IngressMode::SharedMac(shared_mac) => Ok(Self::shared_mac(config, shared_mac)),
             IngressMode::Tiered(tiered) => Self::tiered(config, &tiered),
+            IngressMode::Anycast(anycast) => Ok(Self::anycast(config, &anycast)),
         }
     }
 
@@ -100,6 +104,22 @@ impl Reach {
         })
     }
 
+    /// Routers send to the node's own addresses, and nobody asks who has a VIP.
+    fn anycast(config: &Config, anycast: &AnycastConfig) -> Self {
+        Self {
+            ingress: Ingress::Anycast(Anycast {
+                slot: config.node.slot,
+                cluster: config.cluster.id,
+                steering: anycast.steering,
+            }),
+            next_hops: NextHops::default(),
+            numbers: Vec::new(),
+            macs: Vec::new(),
+            groups: Vec::new(),
+            asked_for: Vec::new(),
+        }
+    }
+
     /// What lets in the frames of either: `other` is of a configuration that may be activated, or of
     /// one that still runs. They differ by members alone.
     #[must_use]
@@ -121,7 +141,7 @@ impl Reach {
     /// Whether frames to the VIPs may be addressed to the node itself: members send them on so, also
     /// where the router does not.
     pub fn is_by_own_mac(&self) -> bool {
-        matches!(self.ingress, Ingress::Tiered(_))
+        matches!(self.ingress, Ingress::Tiered(_) | Ingress::Anycast(_))
     }
 
     /// Whether frames to the VIPs are addressed to a group.
