@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use vipdp_core::slot::{SLOTS, Slot};
 
+use super::peer::FAILBACK_DAMPING;
 use super::{Node, Output};
 use crate::cluster::config::SlotSet;
 
@@ -26,7 +27,7 @@ impl Node {
         let peer = self.peer_mut(slot);
         // To come and go without buckets harms nobody.
         if !peer.claims.is_empty() {
-            peer.penalty.add(now);
+            peer.penalty.add(&FAILBACK_DAMPING, now);
         }
         peer.bury();
         self.close_batch(slot, out);

@@ -5,6 +5,7 @@ use vipdp_core::wire::ethernet::MacAddr;
 
 use crate::cluster::config::{ConfigId, SlotSet};
 use crate::cluster::wire::{NodeFlags, session_tag};
+use crate::damping::{Damping, Penalty};
 
 /// How many ended sessions of a node are remembered. Each takes a whole start of that node within
 /// one of ours, so that a repetition from further back is worth nothing in practice.
@@ -189,48 +190,17 @@ pub(super) fn widen(low: u16, near: u64) -> Option<u64> {
     near.checked_add_signed(ahead.into())
 }
 
-/// Failback damping, after the flap damping of BGP (RFC 2439): each failure adds to a penalty
-/// that halves every minute.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Penalty {
-    /// As of `at`.
-    value: u64,
-    at: u64,
-    suppressed: bool,
-}
+/// Failback damping: a node that dies three times in a minute is left out until it has been up for
+/// minutes.
+pub(super) const FAILBACK_DAMPING: Damping = Damping {
+    penalty: 1000,
+    half_life_ns: 60 * NS_PER_S,
+    suppress: 2500,
+    reuse: 1000,
+    max_ns: 300 * NS_PER_S,
+};
 
-impl Penalty {
-    const PER_DOWN: u64 = 1000;
-    const HALF_LIFE_NS: u64 = 60_000_000_000;
-    const SUPPRESS: u64 = 2500;
-    const REUSE: u64 = 1000;
-    /// What decays to [`REUSE`](Self::REUSE) within five minutes: the longest suppression.
-    const MAX: u64 = Self::REUSE << 5;
-
-    /// The value at `now`: halved for each half-life, and linear within one, which is at most 6 %
-    /// above the exponential curve.
-    fn value(self, now: u64) -> u64 {
-        let age = now.saturating_sub(self.at);
-        let halvings = (age / Self::HALF_LIFE_NS).min(63);
-        let value = self.value >> halvings;
-        // In milliseconds, so that the product fits.
-        let rest_ms = age % Self::HALF_LIFE_NS / 1_000_000;
-        value - value * rest_ms / (2 * (Self::HALF_LIFE_NS / 1_000_000))
-    }
-
-    /// Counts a failure.
-    pub(super) fn add(&mut self, now: u64) {
-        self.value = (self.value(now) + Self::PER_DOWN).min(Self::MAX);
-        self.at = now;
-        self.suppressed |= self.value >= Self::SUPPRESS;
-    }
-
-    /// Whether the node shall keep out at `now`.
-    pub(super) fn suppressed(&mut self, now: u64) -> bool {
-        self.suppressed &= self.value(now) > Self::REUSE;
-        self.suppressed
-    }
-}
+const NS_PER_S: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
@@ -242,25 +212,6 @@ mod tests {
         assert_eq!(widen(0xffff, 0x1_0001), Some(0xffff));
         assert_eq!(widen(0x0001, 0xfffe), Some(0x1_0001));
         assert_eq!(widen(0xffff, 3), None);
-    }
-
-    #[test]
-    fn three_failures_in_a_minute_suppress_for_minutes_and_one_never() {
-        const SECOND: u64 = 1_000_000_000;
-        let mut penalty = Penalty::default();
-        penalty.add(0);
-        assert!(!penalty.suppressed(0));
-        penalty.add(15 * SECOND);
-        assert!(!penalty.suppressed(15 * SECOND));
-        penalty.add(30 * SECOND);
-        assert!(penalty.suppressed(31 * SECOND));
-        assert!(penalty.suppressed(60 * SECOND));
-        assert!(!penalty.suppressed(180 * SECOND));
-        for _ in 0..1000 {
-            penalty.add(200 * SECOND);
-        }
-        assert!(penalty.suppressed(490 * SECOND));
-        assert!(!penalty.suppressed(501 * SECOND));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use vipdp_core::bucket::BucketSet;
 use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{Holding, Holdings};
 
+use super::peer::FAILBACK_DAMPING;
 use super::{Destination, Node, Output};
 use crate::cluster::wire::{
     Body, Entry, EntryFlags, Header, Message, NodeFlags, proof, session_tag,
@@ -259,7 +260,7 @@ impl Node {
     fn entry(&mut self, slot: Slot) -> Entry {
         let (now, hears, votes) = (self.now, self.hears(slot), self.votes());
         let peer = self.peer_mut(slot);
-        let suppressed = peer.penalty.suppressed(now);
+        let suppressed = peer.penalty.suppressed(&FAILBACK_DAMPING, now);
         Entry {
             tag: peer.session.map_or(0, session_tag),
             ack: peer.heard_seq as u16,
