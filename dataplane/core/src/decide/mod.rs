@@ -8,23 +8,26 @@
 //!          --decide--> Verdict
 //! ```
 //!
-//! The rules differ by ingress mode, from the first byte on: a packet is either
-//! [`shared_mac::Packet`] or [`tiered::Packet`].
+//! The rules differ by ingress mode, from the first byte on: a packet is [`shared_mac::Packet`],
+//! [`tiered::Packet`] or [`anycast::Packet`].
 //!
-//! | | [`shared_mac`] | [`tiered`] |
-//! |---|---|---|
-//! | who receives a frame | every node | one node: the router chose an address |
-//! | resource | the client's bucket | the address that the frame came by |
-//! | flow tracked here | pass | pass |
-//! | new, resource ours | pass | pass |
-//! | new, resource granted | forward to the taker | pass, until the taker has it |
-//! | resource not ours | drop | drop |
-//! | of a flow that began before | drop: another node has it and sees it | send on to who may have it |
-//! | question for a VIP | answer if the asker's bucket is ours | never asked |
-//! | question for a next-hop address | there is none | answer if it is ours |
+//! | | [`shared_mac`] | [`tiered`] | [`anycast`] with steering |
+//! |---|---|---|---|
+//! | who receives a frame | every node | one node: the router chose an address | one node: the network chose it |
+//! | resource | the client's bucket | the address that the frame came by | the client's bucket |
+//! | flow tracked here | pass | pass | pass |
+//! | new, resource ours | pass | pass | pass |
+//! | new, resource granted | forward to the taker | pass, until the taker has it | send on to the taker |
+//! | resource not ours | drop | drop | send on to the owner |
+//! | of a flow that began before | drop: another node has it and sees it | send on to who may have it | send on to who may have it |
+//! | question for a VIP | answer if the asker's bucket is ours | never asked | never asked |
+//! | question for a next-hop address | there is none | answer if it is ours | there is none |
+//!
+//! Without steering, a node of the `anycast` mode passes whatever comes.
 
 pub mod anycast;
 pub mod egress;
+pub mod search;
 pub mod shared_mac;
 pub mod tiered;
 
@@ -72,8 +75,10 @@ pub enum Lookup {
     SharedMac(shared_mac::Packet),
     /// An IP packet to a VIP, in the tiered mode.
     Tiered(tiered::Packet),
-    /// An IP packet to a VIP, in the anycast mode.
+    /// An IP packet to a VIP, in the anycast mode with steering.
     Anycast(anycast::Packet),
+    /// An IP packet to a VIP, in the anycast mode without.
+    Unsteered,
 }
 
 impl Lookup {
@@ -82,7 +87,8 @@ impl Lookup {
         match self {
             Self::SharedMac(packet) => packet.tracking.flow(),
             Self::Tiered(packet) => packet.tracking.flow(),
-            Self::Anycast(_) | Self::Settled(_) | Self::Question { .. } => None,
+            Self::Anycast(packet) => packet.tracking.flow(),
+            Self::Unsteered | Self::Settled(_) | Self::Question { .. } => None,
         }
     }
 }
@@ -95,7 +101,7 @@ pub fn lookup(service: &Service, flows: &FlowTable, parsed: &Parsed) -> Lookup {
     match &service.ingress {
         Ingress::SharedMac(shared) => shared_mac::lookup(service, *shared, flows, parsed),
         Ingress::Tiered(tiered) => tiered::lookup(service, tiered, flows, parsed),
-        Ingress::Anycast(_) => anycast::lookup(service, parsed),
+        Ingress::Anycast(anycast) => anycast::lookup(service, anycast, flows, parsed),
     }
 }
 
@@ -156,7 +162,8 @@ pub fn decide(snapshot: &Snapshot, flows: &FlowTable, now: Now, lookup: &Lookup)
         }
         Lookup::SharedMac(packet) => shared_mac::decide(snapshot, flows, now, packet),
         Lookup::Tiered(packet) => tiered::decide(snapshot, flows, now, packet),
-        Lookup::Anycast(packet) => anycast::decide(snapshot, now, packet),
+        Lookup::Anycast(packet) => anycast::decide(snapshot, flows, now, packet),
+        Lookup::Unsteered => anycast::decide_unsteered(snapshot, now),
     }
 }
 

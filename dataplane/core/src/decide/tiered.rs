@@ -1,9 +1,8 @@
 //! The rules of the `tiered` mode: a frame reaches one node, by the next-hop address that the router
 //! chose; who owns that address serves what is new, and sends on what began elsewhere.
 //!
-//! A packet *may be elsewhere* if a flow accounts for it that another member may have: a TCP segment
-//! that is no SYN, a datagram of a sticky service, a later fragment, an ICMP error about one of
-//! those. For a packet without a flow here, in order:
+//! A packet *may be elsewhere* if a flow accounts for it that another member may have
+//! ([`search`](super::search)). For a packet without a flow here, in order:
 //!
 //! | came by | if | then |
 //! |---|---|---|
@@ -30,7 +29,7 @@
 //!   the one before.
 //! - Without ([`TieredMac::Node`], or a frame to the node's own MAC address) any member may have the
 //!   flow that had any of our addresses before: a round of these.
-//! - With [`Search::Members`], or for an ICMP error, which comes from a router on the way and so by any
+//! - With [`Search::Members`](crate::tiered::Search::Members), or for an ICMP error, which comes from a router on the way and so by any
 //!   address at all (RFC 7690): a round of all that are alive.
 //!
 //! # No loops
@@ -39,21 +38,16 @@
 //! times as there are members. Both hold whatever the members believe of each other, also when they
 //! disagree.
 
-use std::net::IpAddr;
-
-use super::{Decision, Lookup, Now, dropped, enter, flow_of, fragment_key, opens, state_after};
+use super::search::{Search, Step, Tracked, Tracking};
+use super::{Decision, Lookup, Now, dropped};
 use crate::bucket::Bucket;
-use crate::flow::{FlowKey, FlowState, FlowTable};
-use crate::parse::{
-    Arp, Fragment, IpPacket, NeighborAdvertisement, NeighborSolicitation, Parsed, Payload, Ports,
-    Quoted, TcpFlags, Transport,
-};
+use crate::flow::{FlowKey, FlowTable};
+use crate::parse::{Arp, IpPacket, NeighborAdvertisement, NeighborSolicitation, Parsed, Payload};
 use crate::slot::Slot;
-use crate::snapshot::{Holding, Ingress, Service, Snapshot};
-use crate::tiered::{Mark, Search, Tiered, TieredMac, VirtualMac};
-use crate::verdict::{DropReason, ReplyKind, Verdict};
+use crate::snapshot::{Ingress, Service, Snapshot};
+use crate::tiered::{self, Mark, Tiered, TieredMac, VirtualMac};
+use crate::verdict::{DropReason, ReplyKind};
 use crate::wire::ethernet::MacAddr;
-use crate::wire::protocol::{TCP, UDP};
 
 /// An IP packet to a VIP.
 #[derive(Clone, Copy, Debug)]
@@ -75,42 +69,6 @@ pub enum Arrival {
     OwnMac,
     /// From the member in this slot.
     SentOn(Slot, Mark),
-}
-
-/// What the flow table has to do with a packet.
-#[derive(Clone, Copy, Debug)]
-pub enum Tracking {
-    /// Nothing: who owns the address serves it.
-    Untracked,
-    /// A TCP segment.
-    Tcp(FlowKey, TcpFlags),
-    /// A datagram of a sticky service: a new flow is entered.
-    Sticky(FlowKey),
-    /// An ICMP error about a packet of a tracked flow.
-    Error(FlowKey),
-    /// A later fragment: goes where its first fragment went.
-    LaterFragment(FlowKey),
-}
-
-impl Tracking {
-    /// The flow, if there is one.
-    pub const fn flow(self) -> Option<FlowKey> {
-        match self {
-            Self::Untracked => None,
-            Self::Tcp(key, _) | Self::Sticky(key) | Self::Error(key) | Self::LaterFragment(key) => {
-                Some(key)
-            }
-        }
-    }
-
-    /// Whether another member may have the flow.
-    const fn may_be_elsewhere(self) -> bool {
-        match self {
-            Self::Untracked => false,
-            Self::Tcp(_, flags) => !opens(flags),
-            Self::Sticky(_) | Self::Error(_) | Self::LaterFragment(_) => true,
-        }
-    }
 }
 
 pub(super) fn lookup(
@@ -203,35 +161,12 @@ fn lookup_ip(
     let Some(arrival) = arrival(service, tiered, parsed) else {
         return dropped(DropReason::WrongMac);
     };
-    let flow = |client, vip, protocol, ports| {
-        let (_, key) = flow_of(service, flows, client, vip, protocol, ports);
-        key
-    };
-    // Fragments have no ports, so the client's address alone is in the hash of all of them.
-    let datagram = || fragment_key(flows, service.client_hash.hash(packet.src, 0), packet);
-    let tracking = match packet.transport {
-        Transport::Tcp(ports, flags) => {
-            Tracking::Tcp(flow(packet.src, packet.dst, TCP, ports), flags)
+    match Tracked::of(service, flows, packet) {
+        Ok(Tracked { tracking, fragment, .. }) => {
+            Lookup::Tiered(Packet { arrival, tracking, fragment })
         }
-        Transport::Udp(ports) if is_sticky(service, ports.dst) => {
-            Tracking::Sticky(flow(packet.src, packet.dst, UDP, ports))
-        }
-        Transport::IcmpError(quoted) => {
-            if !service.vips.contains(quoted.src) {
-                return dropped(DropReason::NotVip);
-            }
-            lookup_quoted(service, &quoted, flow)
-        }
-        Transport::LaterFragment => {
-            Tracking::LaterFragment(datagram().expect("a later fragment is a fragment"))
-        }
-        Transport::Udp(_) | Transport::EchoRequest | Transport::Other => Tracking::Untracked,
-    };
-    let fragment = match packet.fragment {
-        Fragment::First { .. } => datagram(),
-        Fragment::Whole | Fragment::Later { .. } => None,
-    };
-    Lookup::Tiered(Packet { arrival, tracking, fragment })
+        Err(reason) => dropped(reason),
+    }
 }
 
 /// How a frame came; `None` if it is not for us.
@@ -251,28 +186,6 @@ fn arrival(service: &Service, tiered: &Tiered, parsed: &Parsed) -> Option<Arriva
     }
 }
 
-fn is_sticky(service: &Service, port: u16) -> bool {
-    service.sticky_udp_ports.binary_search(&port).is_ok()
-}
-
-/// An ICMP error concerns the flow of the packet that it quotes, which the VIP sent: its client is
-/// the quoted destination. Of flows that are not tracked nobody knows more than we do.
-fn lookup_quoted(
-    service: &Service,
-    quoted: &Quoted,
-    flow: impl FnOnce(IpAddr, IpAddr, u8, Ports) -> FlowKey,
-) -> Tracking {
-    match quoted.ports {
-        Some(Ports { src: vip_port, dst: client_port })
-            if quoted.protocol == TCP || is_sticky(service, vip_port) =>
-        {
-            let ports = Ports { src: client_port, dst: vip_port };
-            Tracking::Error(flow(quoted.dst, quoted.src, quoted.protocol, ports))
-        }
-        _ => Tracking::Untracked,
-    }
-}
-
 pub(super) fn decide(
     snapshot: &Snapshot,
     flows: &FlowTable,
@@ -284,60 +197,19 @@ pub(super) fn decide(
         unreachable!("a packet of the tiered mode in another mode");
     };
     let has_lease = now.ns <= snapshot.lease_until_ns;
-    let rules = Rules { snapshot, tiered, has_lease, tracking: packet.tracking };
-    let (decision, bucket) = if rules.is_known(flows, now) {
-        (Verdict::Pass.into(), rules.bucket(packet.arrival))
-    } else {
-        match rules.step(packet.arrival) {
-            Step::Serve(_) if !has_lease => {
-                return Verdict::Drop(DropReason::LeaseExpired).into();
-            }
-            Step::Serve(bucket) => (rules.serve(flows, now, bucket), bucket),
-            Step::SendOn(slot, mark) => return Verdict::SendOn(slot, mark).into(),
-            Step::Drop(reason) => return Verdict::Drop(reason).into(),
-        }
-    };
-    if let (Some(key), Verdict::Pass) = (packet.fragment, decision.verdict) {
-        // Where it finds no room, the later fragments are looked for like those of a flow elsewhere.
-        flows.insert(key, bucket, FlowState::Fragment, now.seconds);
-    }
-    decision
-}
-
-/// What comes next for a packet that no flow here accounts for.
-enum Step {
-    /// This node serves it, on behalf of this address.
-    Serve(Bucket),
-    /// It goes to that member.
-    SendOn(Slot, Mark),
-    /// Nobody serves it.
-    Drop(DropReason),
+    let search = Search { snapshot, own: tiered.slot, has_lease, tracking: packet.tracking };
+    let rules = Rules { search, tiered };
+    let of_known = || rules.bucket(packet.arrival);
+    search.conclude(flows, now, packet.fragment, of_known, || rules.step(packet.arrival))
 }
 
 /// The rules, for one packet.
 struct Rules<'a> {
-    snapshot: &'a Snapshot,
+    search: Search<'a>,
     tiered: &'a Tiered,
-    /// Whether the control thread still renews what this node holds.
-    has_lease: bool,
-    tracking: Tracking,
 }
 
 impl Rules<'_> {
-    /// Whether a flow here accounts for the packet, of which the flow table takes note.
-    fn is_known(&self, flows: &FlowTable, now: Now) -> bool {
-        match self.tracking {
-            Tracking::Untracked => false,
-            Tracking::Tcp(key, flags) => {
-                flows.refresh(key, now.seconds, state_after(flags)).is_some()
-            }
-            Tracking::Sticky(key) => flows.refresh(key, now.seconds, FlowState::Datagram).is_some(),
-            Tracking::Error(key) | Tracking::LaterFragment(key) => {
-                flows.lookup(key, now.seconds).is_some()
-            }
-        }
-    }
-
     /// The address that a packet is booked under.
     fn bucket(&self, arrival: Arrival) -> Bucket {
         match arrival {
@@ -348,7 +220,7 @@ impl Rules<'_> {
             ) => number,
             Arrival::OwnMac
             | Arrival::SentOn(_, Mark::Round(_) | Mark::Steer(_) | Mark::Granted(_)) => {
-                self.snapshot.latest.unwrap_or(Bucket::FIRST)
+                self.search.snapshot.latest.unwrap_or(Bucket::FIRST)
             }
         }
     }
@@ -357,13 +229,13 @@ impl Rules<'_> {
         let own = self.tiered.slot;
         match arrival {
             Arrival::Address(number) if self.asks_all() => self.ours(number, || self.start(own)),
-            Arrival::Address(number) => self.ours(number, || self.previous(number)),
-            Arrival::OwnMac => match self.snapshot.latest {
+            Arrival::Address(number) => self.ours(number, || self.search.previous(number, None)),
+            Arrival::OwnMac => match self.search.snapshot.latest {
                 Some(number) => self.ours(number, || self.start(own)),
                 None => Step::Drop(DropReason::NotOwner),
             },
-            Arrival::SentOn(from, Mark::Previous(number)) => self.before_us(number, from),
-            Arrival::SentOn(_, Mark::BeforePrevious(number)) => self.back(number),
+            Arrival::SentOn(from, Mark::Previous(number)) => self.search.before_us(number, from),
+            Arrival::SentOn(_, Mark::BeforePrevious(number)) => self.search.back(number),
             Arrival::SentOn(_, Mark::Back(number)) => Step::Serve(number),
             Arrival::SentOn(_, Mark::Round(first)) if first == own => {
                 Step::Serve(self.bucket(arrival))
@@ -378,50 +250,22 @@ impl Rules<'_> {
     /// A packet from the router, by this address; `first_to_ask` says who is asked first if a
     /// member may have its flow.
     fn ours(&self, number: Bucket, first_to_ask: impl FnOnce() -> Option<(Slot, Mark)>) -> Step {
-        if !self.holds(number) {
+        if !self.search.holds(number) {
             return Step::Drop(DropReason::NotOwner);
         }
-        if !self.has_lease {
+        if !self.search.has_lease {
             return Step::Drop(DropReason::LeaseExpired);
         }
-        let asked = if self.tracking.may_be_elsewhere() { first_to_ask() } else { None };
+        let asked = if self.search.tracking.may_be_elsewhere() { first_to_ask() } else { None };
         asked.map_or(Step::Serve(number), |(slot, mark)| Step::SendOn(slot, mark))
-    }
-
-    fn previous(&self, number: Bucket) -> Option<(Slot, Mark)> {
-        let before = self.snapshot.previous.get(number).before;
-        let previous = before.into_iter().flatten().find(|&slot| slot != self.tiered.slot)?;
-        Some((previous, Mark::Previous(number)))
     }
 
     fn start(&self, own: Slot) -> Option<(Slot, Mark)> {
         Some((self.next_in_round(own)?, Mark::Round(own)))
     }
 
-    /// A packet of a flow that `from`, the owner of our former address, does not know, and neither do
-    /// we: who had it before us, and is neither of the two?
-    fn before_us(&self, number: Bucket, from: Slot) -> Step {
-        let owners = self.snapshot.previous.get(number);
-        let knows_not = |slot| slot == self.tiered.slot || slot == from || Some(slot) == owners.now;
-        match owners.before.into_iter().flatten().find(|&slot| !knows_not(slot)) {
-            Some(slot) => Step::SendOn(slot, Mark::BeforePrevious(number)),
-            None => self.back(number),
-        }
-    }
-
-    fn back(&self, number: Bucket) -> Step {
-        if self.holds(number) {
-            return Step::Serve(number);
-        }
-        match self.snapshot.previous.get(number).now {
-            Some(slot) if slot == self.tiered.slot => Step::Serve(number),
-            Some(slot) => Step::SendOn(slot, Mark::Back(number)),
-            None => Step::Drop(DropReason::NoFlow),
-        }
-    }
-
     fn round(&self, first: Slot) -> Step {
-        match (self.next_in_round(first), self.tracking) {
+        match (self.next_in_round(first), self.search.tracking) {
             (Some(next), _) => Step::SendOn(next, Mark::Round(first)),
             (None, Tracking::Error(_)) => Step::Drop(DropReason::NoFlow),
             (None, _) => Step::SendOn(first, Mark::Round(first)),
@@ -429,7 +273,7 @@ impl Rules<'_> {
     }
 
     fn next_in_round(&self, first: Slot) -> Option<Slot> {
-        let (previous, own) = (&self.snapshot.previous, self.tiered.slot);
+        let (previous, own) = (&self.search.snapshot.previous, self.tiered.slot);
         match self.asks_all() {
             true => previous.next_alive(first, own),
             false => previous.next_before(first, own),
@@ -437,27 +281,7 @@ impl Rules<'_> {
     }
 
     fn asks_all(&self) -> bool {
-        self.tiered.search == Search::Members || matches!(self.tracking, Tracking::Error(_))
-    }
-
-    /// Whether the address is ours: the giver of one that is granted keeps it until it has heard that
-    /// the taker has it, and the router sends to the giver until the taker has said so.
-    fn holds(&self, number: Bucket) -> bool {
-        self.snapshot.holdings.get(number) != Holding::Foreign
-    }
-
-    fn serve(&self, flows: &FlowTable, now: Now, bucket: Bucket) -> Decision {
-        match self.tracking {
-            Tracking::Tcp(key, flags) if opens(flags) => enter(flows, now, bucket, key),
-            Tracking::Sticky(key) => enter(flows, now, bucket, key),
-            // Its sender repeats it; a reset would be final.
-            Tracking::Tcp(..) if self.snapshot.previous.is_incomplete() => {
-                Verdict::Drop(DropReason::NoFlow).into()
-            }
-            Tracking::Untracked
-            | Tracking::Tcp(..)
-            | Tracking::Error(_)
-            | Tracking::LaterFragment(_) => Verdict::Pass.into(),
-        }
+        self.tiered.search == tiered::Search::Members
+            || matches!(self.search.tracking, Tracking::Error(_))
     }
 }
