@@ -16,7 +16,7 @@ daemon_config() {
         -e "s/10\.1\.1\.1/$(leaf_address4 "$number")/" -e "s/2001:db8:1:1::1/$(leaf_address6 "$number")/" \
         -e "s/172\.20\.0\.1/$VIP4/" -e "s/2001:db8:20::1/$VIP6/" -e "s/100 ms/$BFD_MS ms/" \
         -e "s/\(transmit\|receive\)-interval 100/\1-interval $BFD_MS/" \
-        -e "s,/run/frr/zserv.api,$(frr_directory "$1")/zserv.api," "$SCRIPTS/../configs/anycast/$file"
+        "$SCRIPTS/../configs/anycast/$file"
 }
 
 # daemon_up NODE: starts what announces for the node.
@@ -32,11 +32,11 @@ daemon_up() {
             ;;
         gobgp)
             daemon_config "$node" >"$directory/gobgpd.toml"
-            : >"$directory/frr.conf"
-            frr_up "$node" zebra
             ! is_running "$directory/gobgpd.pid" || return 0
             launch "$directory/gobgpd.pid" "$directory/gobgpd.log" "$PREFIX-$node" \
                 gobgpd --config-file "$directory/gobgpd.toml" --api-hosts 127.0.0.1:50051 --pprof-disable
+            launch "$directory/gobgp-lo.pid" "$directory/gobgp-lo.log" "$PREFIX-$node" \
+                "$SCRIPTS/../configs/anycast/gobgp-lo" "$VIP4" "$VIP6"
             ;;
     esac
 }

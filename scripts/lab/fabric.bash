@@ -115,7 +115,6 @@ add_fabric_node() {
 
 build_fabric() {
     local hosts=$1 number router
-    local routers=()
     add_fabric
     add_fabric_client
     for ((number = 1; number <= hosts; number++)); do
@@ -131,24 +130,36 @@ build_fabric() {
         spine_config "$number" >"$STATE/spine$number/frr.conf"
     done
     for router in $(fabric_routers); do
-        frr_up "$router" &
-        routers+=($!)
+        beside frr_up "$router"
     done
-    for router in "${routers[@]}"; do
-        wait "$router" || exit 1
-    done
-    for ((number = 1; number <= hosts; number++)); do
-        wait_for 30 has_path "$(node_address4 "$number")" "$(node_address6 "$number")" ||
+    await_started
+}
+
+# await_fabric: waits until the client reaches every node's own addresses.
+await_fabric() {
+    local number
+    for ((number = 1; number <= NODES + SPARES; number++)); do
+        wait_for 60 has_path "$(node_address4 "$number")" "$(node_address6 "$number")" ||
             fail "the client does not reach n$number"
     done
 }
 
 fabric_routers() { seq -f 'spine%.0f' "$SPINES" && seq -f 'leaf%.0f' "$LEAVES"; }
 
-# router_config NAME AS ROUTER_ID: what spines and leaves have in common, and the start of their BGP.
+# advertise INTERFACE...: whoever has an unnumbered session here is found by his router advertisement, one a second.
+advertise() {
+    local interface
+    for interface; do
+        printf 'interface %s\n ipv6 nd ra-interval msec 1000\n no ipv6 nd suppress-ra\nexit\n' "$interface"
+    done
+}
+
+# router_config NAME AS ROUTER_ID INTERFACE...: what spines and leaves have in common, and the start of their BGP.
 router_config() {
     cat <<END
 hostname $1
+!
+$(shift 3 && advertise "$@")
 !
 bfd
  profile fast
@@ -179,8 +190,9 @@ END
 }
 
 spine_config() {
-    local leaf family
-    router_config "spine$1" "$((65100 + $1))" "10.0.1.$1"
+    local leaf family leaves=()
+    mapfile -t leaves < <(seq -f 'leaf%.0f' "$LEAVES")
+    router_config "spine$1" "$((65100 + $1))" "10.0.1.$1" "${leaves[@]}"
     peer_group LEAVES
     for ((leaf = 1; leaf <= LEAVES; leaf++)); do
         echo " neighbor leaf$leaf interface peer-group LEAVES"
@@ -201,7 +213,9 @@ END
 # leaf_config NUMBER: from servers only the VIPs are accepted, as the third seed has it. What one spine has told is not
 # told to the other, so that a withdrawn route is gone everywhere at once.
 leaf_config() {
-    local leaf=$1 number
+    local leaf=$1 number spines=() servers=()
+    mapfile -t spines < <(seq -f 'spine%.0f' "$SPINES")
+    [[ $PEERS == numbered ]] || mapfile -t servers < <(hosts_of "$leaf" | sed s/^/n/)
     cat <<END
 ip prefix-list VIPS seq 5 permit $VIP4/32
 ipv6 prefix-list VIPS seq 5 permit $VIP6/128
@@ -220,7 +234,7 @@ route-map TO-SERVERS deny 10
 exit
 !
 END
-    router_config "leaf$leaf" "$((65000 + leaf))" "10.0.2.$leaf"
+    router_config "leaf$leaf" "$((65000 + leaf))" "10.0.2.$leaf" "${spines[@]}" "${servers[@]}"
     peer_group SPINES
     for ((number = 1; number <= SPINES; number++)); do
         echo " neighbor spine$number interface peer-group SPINES"

@@ -5,19 +5,17 @@ FRR=/usr/lib/frr
 
 frr_directory() { echo "$STATE/$1/frr"; }
 
-# frr_up NAME [DAEMON...]: runs the daemons (zebra, bgpd and bfdd) in the namespace, with the configuration
-# $STATE/NAME/frr.conf, and returns when they have read it. Where one runs, nothing is read anew.
+# frr_up NAME: runs the daemons in the namespace, with the configuration $STATE/NAME/frr.conf, and returns when they
+# have read it. Where they run, nothing is read anew.
 frr_up() {
     local name=$1 daemon directory
-    local daemons=("${@:2}")
-    ((${#daemons[@]})) || daemons=(zebra bgpd bfdd)
     directory=$(frr_directory "$name")
-    ! is_running "$STATE/$name/${daemons[-1]}.pid" || return 0
+    ! is_running "$STATE/$name/bfdd.pid" || return 0
     mkdir -p "$directory"
     cp "$STATE/$name/frr.conf" "$directory/frr.conf"
     # The daemons give up their rights, and are this user then.
     chown -R frr:frr "$directory"
-    for daemon in "${daemons[@]}"; do
+    for daemon in zebra bgpd bfdd; do
         # What killed ones left is not to be taken for those that start.
         rm -f "$directory/$daemon.vty" "$directory/$daemon.pid"
         frr_launch "$name" "$daemon"
