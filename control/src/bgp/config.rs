@@ -6,6 +6,7 @@ use thiserror::Error;
 use vipdp_core::prefix::Prefix;
 
 use super::community::{Community, LargeCommunity};
+use super::prefixes;
 
 /// The AS number that stands for one that does not fit 16 bits (RFC 6793 section 9).
 pub(super) const AS_TRANS: u16 = 23456;
@@ -112,6 +113,9 @@ pub enum ConfigError {
     /// None, or too many.
     #[error("{0} prefixes: 1 to {PREFIXES_MAX}")]
     Prefixes(usize),
+    /// Groups, or everything.
+    #[error("{0}, which has addresses that are no single node's")]
+    Unicast(Prefix),
 }
 
 impl LocalConfig {
@@ -143,7 +147,10 @@ impl LocalConfig {
         if self.prefixes.is_empty() || self.prefixes.len() > PREFIXES_MAX {
             return Err(ConfigError::Prefixes(self.prefixes.len()));
         }
-        Ok(())
+        match self.prefixes.iter().find(|prefix| !prefixes::is_unicast(**prefix)) {
+            Some(prefix) => Err(ConfigError::Unicast(*prefix)),
+            None => Ok(()),
+        }
     }
 }
 

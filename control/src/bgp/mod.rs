@@ -4,8 +4,13 @@
 
 mod community;
 mod config;
+mod encode;
+mod frame;
 mod notification;
+mod open;
+mod prefixes;
 mod session;
+mod update;
 
 pub use community::{Community, CommunityError, LargeCommunity};
 pub use config::{
@@ -14,5 +19,6 @@ pub use config::{
 };
 pub use notification::Notification;
 pub use session::{
-    ConnId, Counters, DownReason, Event, Input, LastError, NotAnnounced, Output, PeerView, State,
+    ConnId, Counters, DownReason, Event, Input, LastError, NotAnnounced, Output, PeerView, Session,
+    State,
 };

@@ -74,6 +74,12 @@ impl Notification {
         Self { code, subcode, data: data.into() }
     }
 
+    /// Reads the body of a NOTIFICATION: at least a code and a subcode, as its frame was judged.
+    pub(super) fn read(body: &[u8]) -> Self {
+        let at = |index| body.get(index).copied().unwrap_or_default();
+        Self::new(at(0), at(1), body.get(2..).unwrap_or_default())
+    }
+
     pub(super) fn cease(subcode: u8) -> Self {
         Self::new(cease::CODE, subcode, [])
     }
@@ -82,7 +88,9 @@ impl Notification {
     /// a character. Without a word, a length of 0 (RFC 9003 section 2).
     pub(super) fn administrative_shutdown(text: Option<&str>) -> Self {
         let text = text.unwrap_or_default();
-        let end = text.floor_char_boundary(COMMUNICATION_MAX);
+        let end = (0..=COMMUNICATION_MAX.min(text.len()))
+            .rfind(|end| text.is_char_boundary(*end))
+            .unwrap_or_default();
         let mut data = vec![end as u8];
         data.extend_from_slice(&text.as_bytes()[..end]);
         Self::new(cease::CODE, cease::ADMINISTRATIVE_SHUTDOWN, data)
