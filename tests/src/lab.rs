@@ -36,6 +36,12 @@ pub const TIERED_VIPS: [IpAddr; 8] = [
     tiered_vip6(0xffff),
 ];
 
+/// The VIPs of the anycast mode.
+pub const ANYCAST_VIPS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(172, 20, 0, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x20, 0, 0, 0, 0, 1)),
+];
+
 const fn tiered_vip4(host: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(198, 51, 100, host))
 }
@@ -52,7 +58,7 @@ pub const BUCKETS: u32 = 4096;
 /// What kind of lab.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `shared-mac` or `tiered`.
+    /// `shared-mac`, `tiered` or `anycast`.
     pub mode: &'static str,
     /// How many nodes each next hop of the tiered mode has: 2 or 3.
     pub tiers: u8,
@@ -72,6 +78,38 @@ pub struct Options {
     pub hold_s: u32,
     /// Whether vipdp runs on the nodes.
     pub has_vipdp: bool,
+    /// What there is of the anycast mode alone.
+    pub anycast: Anycast,
+}
+
+/// What a lab of the anycast mode is like.
+#[derive(Clone, Debug)]
+pub struct Anycast {
+    /// `bgp` or `interface`: who announces the VIPs, vipdp or a daemon that looks at `lo`.
+    pub announce: &'static str,
+    /// That daemon: `frr`, `bird` or `gobgp`.
+    pub daemon: &'static str,
+    /// `unnumbered` or `numbered`: how a node and its leaf find each other.
+    pub peers: &'static str,
+    /// Whether each flow has an owner to whom the other nodes forward.
+    pub steers: bool,
+    /// `gue` or `mac`: how.
+    pub forward: &'static str,
+    /// Interval of BFD, milliseconds; a neighbour is down after three.
+    pub bfd_ms: u32,
+}
+
+impl Default for Anycast {
+    fn default() -> Self {
+        Self {
+            announce: "bgp",
+            daemon: "frr",
+            peers: "unnumbered",
+            steers: false,
+            forward: "gue",
+            bfd_ms: 300,
+        }
+    }
 }
 
 impl Default for Options {
@@ -87,7 +125,32 @@ impl Default for Options {
             partition: "none",
             hold_s: 1,
             has_vipdp: true,
+            anycast: Anycast::default(),
         }
+    }
+}
+
+impl Options {
+    /// The arguments of `scripts/topology up`.
+    fn arguments(&self) -> String {
+        let Self { mode, nodes, spares, egress, partition, hold_s, .. } = self;
+        let mut all = format!(
+            "up --mode {mode} --nodes {nodes} --spares {spares} --egress {egress} --partition {partition} --hold {hold_s}"
+        );
+        all += &if *mode == "anycast" {
+            let Anycast { announce, daemon, peers, steers, forward, bfd_ms } = &self.anycast;
+            let steer = if *steers { "yes" } else { "no" };
+            format!(
+                " --announce {announce} --daemon {daemon} --peers {peers} --steer {steer} --forward {forward} --bfd {bfd_ms}"
+            )
+        } else {
+            let Self { tiers, claims, mac, .. } = self;
+            format!(" --tiers {tiers} --claims {claims} --mac {mac}")
+        };
+        if !self.has_vipdp {
+            all += " --no-vipdp";
+        }
+        all
     }
 }
 
@@ -119,22 +182,7 @@ impl Lab {
         };
         // What a killed test left.
         lab.topology("down");
-        let Options {
-            mode,
-            tiers,
-            claims,
-            nodes,
-            spares,
-            mac,
-            egress,
-            partition,
-            hold_s,
-            has_vipdp,
-        } = options;
-        let bare = if *has_vipdp { "" } else { "--no-vipdp" };
-        lab.topology(&format!(
-            "up --mode {mode} --tiers {tiers} --claims {claims} --nodes {nodes} --spares {spares} --mac {mac} --egress {egress} --partition {partition} --hold {hold_s} {bare}"
-        ));
+        lab.topology(&options.arguments());
         lab.say("up");
         lab
     }
@@ -146,10 +194,14 @@ impl Lab {
 
     /// Addresses of the service, the families by turns.
     pub fn servers(&self) -> &'static [IpAddr] {
-        if self.mode == "tiered" { &TIERED_VIPS } else { &VIPS }
+        match self.mode {
+            "tiered" => &TIERED_VIPS,
+            "anycast" => &ANYCAST_VIPS,
+            _ => &VIPS,
+        }
     }
 
-    /// One of the namespaces: `client`, `router`, `sw`, or a node.
+    /// One of the namespaces: `client`, `router`, `sw`, a spine, a leaf, or a node.
     pub fn namespace(&self, name: &str) -> Namespace {
         Namespace::new(format!("{NAME}-{name}"))
     }

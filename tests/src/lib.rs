@@ -5,6 +5,7 @@
 //!   Lab          scripts/topology as a value: up when made, down when dropped
 //!    +- Namespace   commands and sockets inside one of its namespaces
 //!    +- Load        dns-load: DNS queries from many addresses, each accounted for
+//!    +- Requests    HTTP requests, likewise
 //!    +- Transfers   TCP connections that take their time, every byte checked
 //!    +- Capture     tcpdump: what really was on a wire
 //!    +- Injector    frames made by hand: garbage, and Questions, each due one answer
@@ -18,6 +19,7 @@
 
 pub mod capture;
 pub mod clock;
+pub mod fabric;
 pub mod frame;
 pub mod host;
 pub mod inject;
@@ -26,6 +28,7 @@ pub mod load;
 pub mod namespace;
 pub mod programs;
 pub mod question;
+pub mod request;
 pub mod stall;
 pub mod status;
 pub mod transfer;
