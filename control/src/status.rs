@@ -35,6 +35,9 @@ pub struct Status {
     pub addresses: Vec<AddressStatus>,
     /// The service addresses and prefixes.
     pub vips: Vec<String>,
+    /// The checks of the local service, in the order of the configuration.
+    #[serde(default)]
+    pub checks: Vec<CheckStatus>,
     /// The NIC.
     pub interface: InterfaceStatus,
     /// The workers, in ascending order of their queues.
@@ -62,7 +65,8 @@ pub struct NodeStatus {
     pub uptime_ms: u64,
     /// What it is doing.
     pub state: NodeState,
-    /// Whether it is ready to own buckets: its data plane makes progress, and it is not drained.
+    /// Whether it is ready to own buckets: its data plane makes progress, its checks are all up, and
+    /// it is not drained.
     pub willing: bool,
     /// How long it may still accept new flows unless its control thread renews that, in
     /// milliseconds; 0 when the lease has run out.
@@ -173,6 +177,49 @@ pub struct AddressStatus {
     pub mac: Option<String>,
     /// The owner's slot; `null` where nobody owns it.
     pub owner: Option<u8>,
+}
+
+/// A check of the local service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// Its name.
+    pub name: String,
+    /// Its kind: `tcp`, `http`, `dns` or `command`.
+    pub kind: String,
+    /// What is thought of the service.
+    pub state: CheckState,
+    /// How long the state has lasted, in milliseconds.
+    pub since_ms: u64,
+    /// How long it is suppressed unless it falls anew, in milliseconds; 0 if it is not.
+    pub suppressed_ms_left: u64,
+    /// The penalty for its falls.
+    pub penalty: u64,
+    /// Turns that found the service well.
+    pub well: u64,
+    /// Turns that found it ill.
+    pub ill: u64,
+    /// How often it was well, and then was not.
+    pub falls: u64,
+    /// How long the newest turn took, in microseconds.
+    pub took_us: u64,
+    /// The newest reason to find the service ill; `null` if there was none.
+    pub last_error: Option<String>,
+    /// How long ago that was, in milliseconds.
+    pub last_error_ms: Option<u64>,
+}
+
+/// What is thought of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckState {
+    /// Nothing yet: too few turns since the start.
+    Unknown,
+    /// It is well.
+    Up,
+    /// It is ill.
+    Down,
+    /// It has flapped, and is left out until it has been quiet for a while.
+    Suppressed,
 }
 
 /// The NIC.

@@ -16,6 +16,7 @@ mod anycast;
 mod bgp;
 mod bgp_peer;
 mod canonical;
+mod checks;
 mod cluster;
 mod error;
 mod ingress;
@@ -158,7 +159,9 @@ impl Config {
         let keys = keys::read(&key_path.value, &source.text, errors);
         let (cluster, keys) = (cluster.config?, keys?);
         let cluster_hash = canonical::hash(&cluster, &keys);
-        Some(Self { node: node.config?, cluster, keys, cluster_hash })
+        let checks = node.checks?.at(cluster.vips.first()?.network());
+        let node = NodeConfig { checks, ..node.config? };
+        Some(Self { node, cluster, keys, cluster_hash })
     }
 
     /// The member that this node is.

@@ -7,8 +7,11 @@ use std::str::FromStr;
 use vipdp_core::slot::{SLOTS, Slot};
 
 use super::announce::{self, AnnounceConfig, AnnounceRead};
+use super::checks::{self, ChecksRead, DAMPING_DEFAULT};
 use super::error::ConfigError;
 use super::reader::{Document, Errors, Field, Located, Section};
+use crate::damping::Damping;
+use crate::health::CheckConfig;
 
 /// What differs from node to node: the contents of `node.toml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +50,10 @@ pub struct NodeConfig {
     pub admin: PathBuf,
     /// The least severe messages that are logged.
     pub log: LogLevel,
+    /// The checks of the local service.
+    pub checks: Box<[CheckConfig]>,
+    /// How checks that flap are damped.
+    pub check_damping: Damping,
     /// How the network is told that this node serves the VIPs; given in the anycast mode alone.
     pub announce: Option<AnnounceConfig>,
 }
@@ -180,6 +187,8 @@ pub(super) struct NodeFile<'s> {
     pub(super) slot: Option<Located<'s, Slot>>,
     /// The cluster's file, if it is named.
     pub(super) cluster: Option<Located<'s, PathBuf>>,
+    /// What was read of the checks, unless the file's syntax is wrong.
+    pub(super) checks: Option<ChecksRead>,
     /// What was read of `announce` and its tables, unless the file's syntax is wrong.
     pub(super) announce: Option<AnnounceRead<'s>>,
 }
@@ -187,13 +196,14 @@ pub(super) struct NodeFile<'s> {
 /// Reads the node's file.
 pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> NodeFile<'s> {
     let Some(mut section) = document.parse(errors) else {
-        return NodeFile { config: None, slot: None, cluster: None, announce: None };
+        return NodeFile { config: None, slot: None, cluster: None, checks: None, announce: None };
     };
     let slot = section.required("slot", "slot = 0", errors, slot);
     let directory = document.path.parent().unwrap_or(Path::new(""));
     let cluster =
         section.required("cluster", "cluster = \"cluster.toml\"", errors, |f| path(f, directory));
     let rest = read_rest(&mut section, directory, errors);
+    let checks = checks::read(&mut section, errors);
     let announce = announce::read(&mut section, errors);
     if let Some(rest) = &rest {
         announce::check_tap(&announce, &rest.tap, errors);
@@ -204,11 +214,12 @@ pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> NodeFile<
             slot: slot.as_ref()?.value,
             cluster_path: cluster.as_ref()?.value.clone(),
             path: document.path.to_owned(),
+            check_damping: checks.damping,
             announce: announce.config.clone(),
             ..rest
         })
     });
-    NodeFile { config, slot, cluster, announce: Some(announce) }
+    NodeFile { config, slot, cluster, checks: Some(checks), announce: Some(announce) }
 }
 
 /// Everything but the slot and the cluster's path.
@@ -263,6 +274,8 @@ fn read_rest(
         admin,
         state_dir,
         log,
+        checks: Box::default(),
+        check_damping: DAMPING_DEFAULT,
         announce: None,
         path: PathBuf::new(),
         interface,

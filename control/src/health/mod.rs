@@ -29,6 +29,7 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
 
+pub(crate) use dns::RCODES;
 pub use error::ProbeError;
 pub use judge::{Change, Counts, Judge, Judgement, Outcome, State, Thresholds};
 pub use monitor::{CheckView, Monitor, StartError};

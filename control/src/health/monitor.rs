@@ -1,6 +1,8 @@
 //! The checks' threads, and what they have found.
 
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -53,6 +55,11 @@ pub struct Monitor {
 #[derive(Debug)]
 struct Check {
     config: CheckConfig,
+    /// Whether the judge takes the service for well, and the thread is still at work. Beside the
+    /// rest, so that whoever only wants to know this waits for nobody.
+    up: AtomicBool,
+    /// When the newest turn ended, nanoseconds since the start.
+    last_ns: AtomicU64,
     found: Mutex<Found>,
 }
 
@@ -60,12 +67,8 @@ struct Check {
 #[derive(Debug)]
 struct Found {
     judge: Judge,
-    /// When the newest outcome was.
-    last: Instant,
     took: Duration,
     error: Option<(Instant, String)>,
-    /// The check's thread is no more.
-    broken: bool,
 }
 
 /// How a check stands.
@@ -118,12 +121,15 @@ impl Monitor {
             let probe = Probe::new(&config.probe).map_err(|error| failed(config, error.into()))?;
             let found = Found {
                 judge: Judge::new(config.thresholds, damping, 0),
-                last: start,
                 took: Duration::ZERO,
                 error: None,
-                broken: false,
             };
-            let check = Arc::new(Check { config: config.clone(), found: Mutex::new(found) });
+            let check = Arc::new(Check {
+                config: config.clone(),
+                up: AtomicBool::new(false),
+                last_ns: AtomicU64::new(0),
+                found: Mutex::new(found),
+            });
             let (its, around) = (Arc::clone(&check), surroundings.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("vipdp-check-{number}"))
@@ -136,14 +142,13 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Whether every check is up, and its threads still at work. Without checks it always is.
+    /// Whether every check is up, and its thread still at work. Without checks it always is.
     pub fn healthy(&self) -> bool {
-        let now = Instant::now();
+        let now_ns = ns(self.start.elapsed());
         self.checks.iter().all(|check| {
             let CheckConfig { interval, timeout, .. } = &check.config;
-            let found = check.found();
-            let due = found.last + *interval + *timeout + LATE_MAX;
-            found.judge.is_up() && !found.broken && now <= due
+            let due_ns = check.last_ns.load(Relaxed) + ns(*interval + *timeout + LATE_MAX);
+            check.up.load(Relaxed) && now_ns <= due_ns
         })
     }
 
@@ -209,13 +214,16 @@ impl Check {
     ) {
         let outcome = if result.is_ok() { Outcome::Well } else { Outcome::Ill };
         let mut found = self.found();
-        (found.last, found.took) = (end, end - begin);
+        found.took = end - begin;
         if let Err(error) = result {
             let text: String = error.to_string().chars().take(ERROR_LEN_MAX).collect();
             found.error = Some((end, text));
         }
-        let change = found.judge.step(ns(end - around.start), outcome);
-        let view = found.judge.view(ns(end - around.start));
+        let end_ns = ns(end - around.start);
+        let change = found.judge.step(end_ns, outcome);
+        let view = found.judge.view(end_ns);
+        self.last_ns.store(end_ns, Relaxed);
+        self.up.store(found.judge.is_up(), Relaxed);
         let error = found.error.as_ref().map(|(_, error)| error.clone()).unwrap_or_default();
         drop(found);
         if let Some(change) = change {
@@ -246,10 +254,9 @@ struct TellWhenBroken<'a> {
 impl Drop for TellWhenBroken<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let mut found = self.check.found();
-            found.broken = true;
-            found.error = Some((Instant::now(), "the check ended in a panic".to_owned()));
-            drop(found);
+            self.check.up.store(false, Relaxed);
+            let error = "the check ended in a panic".to_owned();
+            self.check.found().error = Some((Instant::now(), error));
             (self.around.ring)();
         }
     }

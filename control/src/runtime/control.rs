@@ -40,6 +40,7 @@ use crate::cluster::auth::{self, Keyring, OpenError};
 use crate::cluster::config::Timing;
 use crate::cluster::node::{Alarm, Destination, Input, Life, Output, View};
 use crate::cluster::wire::{MESSAGE_LEN_MAX, Message};
+use crate::health::Monitor;
 
 /// How many datagrams are taken before the timers get their turn: more than all 64 members send
 /// in one heartbeat interval, so that a flood delays the timers, but cannot stop them.
@@ -123,6 +124,8 @@ pub struct Control {
     pub gateway: Option<Gateway>,
     /// The workers, to see whether they make progress.
     pub workers: Arc<WorkerThreads>,
+    /// The checks of the service.
+    pub checks: Arc<Monitor>,
     /// Where the flows outlive the process, if they do.
     pub flow_file: Option<&'static FlowFile>,
     /// What is said to the segment and heard there.
@@ -150,6 +153,9 @@ struct Turn {
     owners: Arc<PreviousOwners>,
     progress: Progress,
     progress_ns: u64,
+    /// Whether the workers make progress.
+    moves: bool,
+    /// Whether they do, and the checks find the service well.
     willing: bool,
     egress_ns: u64,
     /// The configuration that is staged has no gateway.
@@ -177,12 +183,14 @@ impl Control {
             owners: Arc::new(PreviousOwners::none()),
             progress: self.workers.progress(),
             progress_ns: now,
+            moves: true,
             willing: true,
             egress_ns: now,
             forgets_gateway: false,
             leave_by_ns: None,
         };
         self.step(&mut turn, now, Input::OwnMac(self.service.own_mac));
+        self.watch_health(&mut turn, now);
         while !self.has_left(&turn) {
             self.sleep(&turn)?;
             self.receive(&mut turn)?;
@@ -190,6 +198,7 @@ impl Control {
             let now = monotonic_ns();
             self.watch_gateway(&mut turn, now);
             self.watch_workers(&mut turn, now);
+            self.watch_health(&mut turn, now);
             self.watch_egress(&mut turn, now);
             self.hear_claims(&mut turn, now);
             if now >= turn.deadline_ns {
@@ -406,14 +415,23 @@ impl Control {
         let moves = progress.since(&turn.progress);
         turn.progress = progress;
         turn.progress_ns = now;
-        if moves != turn.willing {
-            turn.willing = moves;
+        if moves != turn.moves {
+            turn.moves = moves;
             if moves {
                 info!("the workers make progress again");
             } else {
                 error!("a worker stands still: others are to take this node's buckets");
             }
-            self.step(turn, now, Input::Health { willing: moves });
+        }
+    }
+
+    /// Neither a data plane that stands still nor a service that is ill may keep its buckets.
+    fn watch_health(&mut self, turn: &mut Turn, now: u64) {
+        let willing = turn.moves && self.checks.healthy();
+        if willing != turn.willing {
+            turn.willing = willing;
+            info!(willing, "the node's health has changed");
+            self.step(turn, now, Input::Health { willing });
         }
     }
 

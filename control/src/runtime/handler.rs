@@ -28,10 +28,11 @@ use crate::admin::{AdminHandler, Refusal};
 use crate::cluster::auth::OpenError;
 use crate::cluster::node::{Life, MemberView, State, View};
 use crate::config::{Config, IngressMode};
+use crate::health::{self, CheckView, Monitor};
 use crate::status::{
-    AddressStatus, AdminStatus, BucketStatus, FORMAT, FlowStatus, GatewayState, HeartbeatStatus,
-    InterfaceStatus, KernelCounts, MemberState, MemberStatus, NodeState, NodeStatus,
-    SnapshotStatus, Status, VerdictCounts, WorkerStatus,
+    AddressStatus, AdminStatus, BucketStatus, CheckState, CheckStatus, FORMAT, FlowStatus,
+    GatewayState, HeartbeatStatus, InterfaceStatus, KernelCounts, MemberState, MemberStatus,
+    NodeState, NodeStatus, SnapshotStatus, Status, VerdictCounts, WorkerStatus,
 };
 
 /// What does not change while the node runs, and where the rest is.
@@ -50,6 +51,8 @@ pub struct Facts {
     pub shared: Shared,
     /// The workers.
     pub workers: Arc<WorkerThreads>,
+    /// The checks of the service.
+    pub checks: Arc<Monitor>,
     /// The way to the control thread.
     pub mailbox: Mailbox,
 }
@@ -85,6 +88,7 @@ impl AdminHandler for Handler {
             buckets: buckets(&control),
             addresses: addresses(&control, self.facts.link.mac),
             vips: config.cluster.vips.iter().map(ToString::to_string).collect(),
+            checks: self.facts.checks.view().into_iter().map(check).collect(),
             interface: self.interface(&config),
             workers: self.facts.workers.iter().map(worker).collect(),
             flows: self.flows(now_ns),
@@ -250,6 +254,30 @@ fn addresses(control: &ControlView, own_mac: MacAddr) -> Vec<AddressStatus> {
     };
     let count = usize::from(tiered.count);
     Bucket::all().zip(&control.view.owners).take(count).map(address).collect()
+}
+
+fn check(check: CheckView) -> CheckStatus {
+    let CheckView { name, kind, judgement, since, took, last_error } = check;
+    let (error_ago, last_error) = last_error.unzip();
+    CheckStatus {
+        name,
+        kind: kind.to_owned(),
+        state: match judgement.state {
+            health::State::Unknown => CheckState::Unknown,
+            health::State::Up => CheckState::Up,
+            health::State::Down => CheckState::Down,
+            health::State::Suppressed => CheckState::Suppressed,
+        },
+        since_ms: since.as_millis() as u64,
+        suppressed_ms_left: ms(judgement.suppressed_for_ns),
+        penalty: judgement.penalty,
+        well: judgement.counts.well,
+        ill: judgement.counts.ill,
+        falls: judgement.counts.falls,
+        took_us: took.as_micros() as u64,
+        last_error,
+        last_error_ms: error_ago.map(|ago| ago.as_millis() as u64),
+    }
 }
 
 fn worker(thread: &WorkerThread) -> WorkerStatus {

@@ -94,6 +94,12 @@ impl Mailbox {
         self.post(Letter::Stop)
     }
 
+    /// Wakes the control thread: something that it looks at in each turn has changed.
+    pub fn wake(&self) {
+        // A full counter means that the bell is ringing already.
+        let _ = self.bell.write(1);
+    }
+
     fn ask<T>(&self, letter: impl FnOnce(SyncSender<T>) -> Letter) -> Result<T, NoAnswer> {
         let (answer, answered) = sync_channel(1);
         self.post(letter(answer))?;
@@ -105,8 +111,7 @@ impl Mailbox {
     fn post(&self, letter: Letter) -> Result<(), NoAnswer> {
         let letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
         letters.send(letter).map_err(|_| NoAnswer)?;
-        // A full counter means that the bell is ringing already.
-        let _ = self.bell.write(1);
+        self.wake();
         Ok(())
     }
 }

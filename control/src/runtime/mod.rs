@@ -5,6 +5,7 @@
 //!   vipdp-control     the protocol: heartbeats in and out, snapshots out          control.rs
 //!   vipdp-workerN     the data plane, one per receive queue                       workers.rs
 //!   vipdp-admin       the admin socket                                            admin/
+//!   vipdp-check-N     the checks of the service, one each                         health/
 //! ```
 
 mod acquired;
@@ -50,6 +51,7 @@ use crate::cluster::config::{
 use crate::cluster::node::Node;
 use crate::cluster::wire_node::{MemberMacs, WireNode};
 use crate::config::{ClaimsBy, Config, HeartbeatTransport, IngressMode, PartitionGuard};
+use crate::health::Monitor;
 use announce::Announcements;
 use clock::monotonic_ns;
 use control::Control;
@@ -102,6 +104,11 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
     let gateway = gateway(config, &timing).context("cannot ask the router")?;
     let announcements = announcements(config, &link, &shared, &service, &timing)
         .context("cannot claim addresses")?;
+    let bell = mailbox.clone();
+    let checks =
+        Monitor::start(&config.node.checks, config.node.check_damping, move || bell.wake())
+            .context("cannot check the service")?;
+    let checks = Arc::new(checks);
     let control = Control {
         protocol,
         keyring,
@@ -113,6 +120,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         egress,
         gateway,
         workers: Arc::clone(&workers),
+        checks: Arc::clone(&checks),
         flow_file,
         announcements,
         letters,
@@ -126,6 +134,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         intake: Arc::clone(&intake),
         shared: shared.clone(),
         workers: Arc::clone(&workers),
+        checks,
         mailbox: mailbox.clone(),
     }));
     let admin =

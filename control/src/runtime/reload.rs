@@ -136,6 +136,8 @@ fn fixed_changes(running: &Config, new: &Config) -> Vec<&'static str> {
         ("state_dir", a.state_dir != b.state_dir),
         ("admin", a.admin != b.admin),
         ("log", a.log != b.log),
+        ("[[check]]", a.checks != b.checks),
+        ("[check_damping]", a.check_damping != b.check_damping),
         ("id", c.id != d.id),
         ("mode, [shared_mac] or [tiered]", c.mode != d.mode),
         ("vips", c.vips != d.vips),

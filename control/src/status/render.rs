@@ -3,18 +3,22 @@
 use std::fmt::{self, Display, Write};
 
 use super::{
-    AddressStatus, Counts, GatewayState, KernelCounts, MemberState, MemberStatus, NodeState,
-    Status, WorkerStatus,
+    AddressStatus, CheckState, CheckStatus, Counts, GatewayState, KernelCounts, MemberState,
+    MemberStatus, NodeState, Status, WorkerStatus,
 };
 
 /// How many of its own next-hop addresses a node shows to people.
 const ADDRESSES_SHOWN: usize = 20;
+
+/// How much of a check's last error is shown to people, characters.
+const ERROR_SHOWN: usize = 80;
 
 impl Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.render_node(f)?;
         self.render_members(f)?;
         self.render_addresses(f)?;
+        self.render_checks(f)?;
         self.render_interface(f)?;
         self.render_workers(f)?;
         self.render_totals(f)
@@ -40,6 +44,17 @@ impl Display for MemberState {
             Self::Relayed => "relayed",
             Self::Dead => "dead",
             Self::Unseen => "unseen",
+        })
+    }
+}
+
+impl Display for CheckState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Suppressed => "suppressed",
         })
     }
 }
@@ -128,6 +143,27 @@ impl Status {
         }
     }
 
+    fn render_checks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.checks.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new(&[
+            ("CHECK", Align::Left),
+            ("KIND", Align::Left),
+            ("STATE", Align::Left),
+            ("SINCE", Align::Right),
+            ("WELL", Align::Right),
+            ("ILL", Align::Right),
+            ("FALLS", Align::Right),
+            ("TOOK", Align::Right),
+            ("LAST ERROR", Align::Left),
+        ]);
+        for check in &self.checks {
+            table.row(check_cells(check));
+        }
+        write!(f, "\n{table}")
+    }
+
     fn render_interface(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let interface = &self.interface;
         writeln!(
@@ -213,6 +249,33 @@ fn member_cells(member: &MemberStatus, buckets: usize) -> Vec<String> {
         }),
         member.address.map_or_else(dash, |address| address.to_string()),
         member.mac.clone().unwrap_or_else(dash),
+    ]
+}
+
+fn check_cells(check: &CheckStatus) -> Vec<String> {
+    let state = match check.suppressed_ms_left {
+        0 => check.state.to_string(),
+        ms => format!("{}, {} left", check.state, duration(ms)),
+    };
+    let error = check.last_error.as_ref().map_or_else(
+        || "-".to_owned(),
+        |error| {
+            let ago = duration(check.last_error_ms.unwrap_or(0));
+            let shown: String = error.chars().take(ERROR_SHOWN).collect();
+            let more = if shown.len() < error.len() { "..." } else { "" };
+            format!("{ago} ago: {shown}{more}")
+        },
+    );
+    vec![
+        check.name.clone(),
+        check.kind.clone(),
+        state,
+        duration(check.since_ms),
+        check.well.to_string(),
+        check.ill.to_string(),
+        check.falls.to_string(),
+        format!("{} ms", check.took_us.div_ceil(1000)),
+        error,
     ]
 }
 

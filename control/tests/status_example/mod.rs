@@ -47,6 +47,24 @@ fn worker(queue: u32, rx: u64, core: Option<u32>) -> WorkerStatus {
     }
 }
 
+fn check(name: &str, kind: &str, state: CheckState, error: Option<&str>) -> CheckStatus {
+    let (well, ill) = if error.is_some() { (900, 34) } else { (93_780, 0) };
+    CheckStatus {
+        name: name.into(),
+        kind: kind.into(),
+        state,
+        since_ms: if error.is_some() { 12_000 } else { 93_782_000 },
+        suppressed_ms_left: if error.is_some() { 83_000 } else { 0 },
+        penalty: if error.is_some() { 2612 } else { 0 },
+        well,
+        ill,
+        falls: if error.is_some() { 3 } else { 0 },
+        took_us: 1204,
+        last_error: error.map(str::to_owned),
+        last_error_ms: error.map(|_| 9_000),
+    }
+}
+
 /// Node n1 of four: n3 is gone, n4 was never there, and 100 buckets are still nobody's.
 pub fn status() -> Status {
     let owner = |bucket: usize| match bucket {
@@ -84,6 +102,10 @@ pub fn status() -> Status {
         },
         addresses: Vec::new(),
         vips: vec!["192.0.2.53".into(), "2001:db8:53::53".into()],
+        checks: vec![
+            check("dns", "dns", CheckState::Up, None),
+            check("web", "http", CheckState::Suppressed, Some("status 503")),
+        ],
         interface: InterfaceStatus {
             name: "eth0".into(),
             mac: "02:00:00:00:00:01".into(),
