@@ -35,6 +35,7 @@ pub mod rewrite;
 pub mod slot;
 pub mod snapshot;
 pub mod tiered;
+pub mod tunnel;
 pub mod verdict;
 pub mod wire;
 pub mod worker;

@@ -167,26 +167,51 @@ const NUMBER_MASK: u16 = (1 << NUMBER_BITS) - 1;
 const _: () = assert!(BUCKETS == 1 << NUMBER_BITS, "a bucket's number fills the number field");
 const _: () = assert!(ADDRESS < MARK, "an address is no mark");
 
+impl Mark {
+    /// The kind (4 bits) and the number (12 bits).
+    #[inline]
+    pub const fn to_wire(self) -> u16 {
+        let (kind, number) = match self {
+            Self::Previous(number) => (1, number.get()),
+            Self::BeforePrevious(number) => (2, number.get()),
+            Self::Back(number) => (3, number.get()),
+            Self::Round(first) => (4, first.get() as u16),
+            Self::Steer(number) => (5, number.get()),
+            Self::Granted(number) => (6, number.get()),
+        };
+        kind << NUMBER_BITS | number
+    }
+
+    /// Reads [`to_wire`](Self::to_wire)'s form; `None` if there is no such kind, or no such slot.
+    #[inline]
+    pub const fn from_wire(value: u16) -> Option<Self> {
+        let (kind, number) = (value >> NUMBER_BITS, value & NUMBER_MASK);
+        let Some(bucket) = Bucket::new(number) else { return None };
+        Some(match kind {
+            1 => Self::Previous(bucket),
+            2 => Self::BeforePrevious(bucket),
+            3 => Self::Back(bucket),
+            4 if number < SLOTS as u16 => match Slot::new(number as u8) {
+                Some(first) => Self::Round(first),
+                None => return None,
+            },
+            5 => Self::Steer(bucket),
+            6 => Self::Granted(bucket),
+            _ => return None,
+        })
+    }
+}
+
 impl VirtualMac {
     /// The MAC address, in the cluster numbered `cluster`.
     #[inline]
     pub const fn mac(self, cluster: u16) -> MacAddr {
-        let (which, kind, number) = match self {
-            Self::Address(number) => (ADDRESS, 0, number.get()),
-            Self::Mark(from, mark) => {
-                let (kind, number) = match mark {
-                    Mark::Previous(number) => (1, number.get()),
-                    Mark::BeforePrevious(number) => (2, number.get()),
-                    Mark::Back(number) => (3, number.get()),
-                    Mark::Round(first) => (4, first.get() as u16),
-                    Mark::Steer(number) => (5, number.get()),
-                    Mark::Granted(number) => (6, number.get()),
-                };
-                (MARK | from.get(), kind, number)
-            }
+        let (which, value) = match self {
+            Self::Address(number) => (ADDRESS, number.get()),
+            Self::Mark(from, mark) => (MARK | from.get(), mark.to_wire()),
         };
         let [cluster_high, cluster_low] = cluster.to_be_bytes();
-        let [high, low] = (kind << NUMBER_BITS | number).to_be_bytes();
+        let [high, low] = value.to_be_bytes();
         MacAddr([LOCAL, which, cluster_high, cluster_low, high, low])
     }
 
@@ -198,26 +223,18 @@ impl VirtualMac {
             return None;
         }
         let value = u16::from_be_bytes([high, low]);
-        let (kind, number) = (value >> NUMBER_BITS, value & NUMBER_MASK);
-        let Some(address) = Bucket::new(number) else { return None };
-        let from = match Slot::new(which.wrapping_sub(MARK)) {
-            Some(from) => from,
-            None if which == ADDRESS && kind == 0 => return Some(Self::Address(address)),
-            None => return None,
-        };
-        let mark = match kind {
-            1 => Mark::Previous(address),
-            2 => Mark::BeforePrevious(address),
-            3 => Mark::Back(address),
-            4 if number < SLOTS as u16 => match Slot::new(number as u8) {
-                Some(first) => Mark::Round(first),
-                None => return None,
+        match Slot::new(which.wrapping_sub(MARK)) {
+            Some(from) => match Mark::from_wire(value) {
+                Some(mark) => Some(Self::Mark(from, mark)),
+                None => None,
             },
-            5 => Mark::Steer(address),
-            6 => Mark::Granted(address),
-            _ => return None,
-        };
-        Some(Self::Mark(from, mark))
+            // Kind 0.
+            None if which == ADDRESS => match Bucket::new(value) {
+                Some(address) => Some(Self::Address(address)),
+                None => None,
+            },
+            None => None,
+        }
     }
 }
 

@@ -90,8 +90,6 @@ drop_reasons! {
     NotARequest = "not_a_request",
     /// A tunnel, or a frame with a mark where tunnels are used, that is not from a member to this node.
     ForeignTunnel = "foreign_tunnel",
-    /// A tunnel from a member without a packet to a VIP in it.
-    TunnelInvalid = "tunnel_invalid",
     /// The packet does not fit into the tunnel to its member, and its sender was told, or has been often
     /// enough, or must not be.
     TooBig = "too_big",

@@ -4,12 +4,15 @@
 //! workers and reads the newest snapshot once per burst. Nothing in it allocates, locks, logs or
 //! reads a clock: the caller passes the time in, once per burst.
 
+mod tunnels;
+
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
 
+use crate::anycast::{Anycast, Steering};
 use crate::bucket::Bucket;
 use crate::counters::{Count, WorkerCounters};
 use crate::decide::{self, Decision, EgressVerdict, Lookup, Now};
@@ -22,8 +25,10 @@ use crate::rewrite;
 use crate::slot::Slot;
 use crate::snapshot::{Ingress, Publication, Service, Snapshot};
 use crate::tiered::{Mark, VirtualMac};
+use crate::tunnel;
 use crate::verdict::{DropReason, ReplyKind, Verdict};
 use crate::wire::ethernet::{self, MacAddr};
+use tunnels::Way;
 
 /// What all workers of a node share.
 #[derive(Clone, Debug)]
@@ -52,8 +57,8 @@ pub struct HeardClaim {
     pub is_foreign: bool,
 }
 
-/// Frames that a worker sends on a second, in the tiered mode, and at once. Only what began elsewhere is
-/// sent on, so that little is enough: 100,000 a second is a tenth of what one worker receives in
+/// Frames that a worker sends on a second, and at once, while it looks for who has their flow. Only what
+/// began elsewhere is looked for, so that little is enough: 100,000 a second is a tenth of what one worker receives in
 /// a flood of stray segments, which would otherwise cost every member what it costs this one.
 const SENT_ON_PER_S: u32 = 100_000;
 const SENT_ON_BURST: u32 = 1_000;
@@ -76,8 +81,10 @@ pub struct Worker<P: Port, H: Host> {
     keys: Vec<FlowKey>,
     /// Frames to transmit at the end of the burst. Empty between bursts.
     outgoing: Vec<P::Frame>,
-    /// How many frames may be sent on.
-    limiter: Limiter,
+    /// How many frames may be sent on in search of their flow.
+    searches: Limiter,
+    /// How many packets may be answered that do not fit into a tunnel.
+    too_big: Limiter,
 }
 
 impl<P: Port, H: Host> Worker<P, H> {
@@ -93,7 +100,8 @@ impl<P: Port, H: Host> Worker<P, H> {
             lookups: Vec::with_capacity(BURST),
             keys: Vec::with_capacity(BURST),
             outgoing: Vec::with_capacity(2 * BURST),
-            limiter: Limiter::new(SENT_ON_PER_S, SENT_ON_BURST),
+            searches: Limiter::new(SENT_ON_PER_S, SENT_ON_BURST),
+            too_big: Limiter::new(tunnels::TOO_BIG_PER_S, tunnels::TOO_BIG_BURST),
         }
     }
 
@@ -147,11 +155,24 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// segment then took 1.6 times as long with a table for 1 M flows, and 1.9 times at 16 M.
     fn look_up_burst(&mut self, service: &Service) {
         let flows = &*self.shared.flows;
-        for frame in &self.burst {
-            let found = parse(self.port.bytes(frame));
-            let lookup = match &found {
-                Ok(parsed) => decide::lookup(service, flows, parsed),
-                Err(error) => Lookup::Settled(Verdict::Drop(DropReason::Malformed(*error))),
+        let tunnels = tunnel::tunnels(service);
+        for frame in &mut self.burst {
+            let mut found = parse(self.port.bytes(frame));
+            let mut refused = None;
+            if let (Some(anycast), Ok(outer)) = (tunnels, &found) {
+                match tunnels::take_out(&mut self.port, service, anycast, frame, outer) {
+                    Ok(None) => {}
+                    Ok(Some(inner)) => {
+                        self.counters.add(Count::Decapsulated, 1);
+                        found = Ok(inner);
+                    }
+                    Err(reason) => refused = Some(reason),
+                }
+            }
+            let lookup = match (&found, refused) {
+                (_, Some(reason)) => Lookup::Settled(Verdict::Drop(reason)),
+                (Ok(parsed), None) => decide::lookup(service, flows, parsed),
+                (Err(error), None) => Lookup::Settled(Verdict::Drop(DropReason::Malformed(*error))),
             };
             self.keys.extend(lookup.flow());
             self.found.push(found);
@@ -231,7 +252,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             Verdict::Drop(reason) => self.drop_frame(frame, reason),
             Verdict::Reply(kind) => self.reply(service, frame, parsed, kind),
             Verdict::Forward(slot) => self.forward(service, frame, slot, service.own_mac),
-            Verdict::SendOn(slot, mark) => self.send_on(service, now, frame, slot, mark),
+            Verdict::SendOn(slot, mark) => self.send_on(service, now, frame, parsed, slot, mark),
         }
     }
 
@@ -307,27 +328,39 @@ impl<P: Port, H: Host> Worker<P, H> {
         self.outgoing.push(frame);
     }
 
-    /// The same, as often as the rate allows, and with a mark.
-    fn send_on(&mut self, service: &Service, now: Now, frame: P::Frame, slot: Slot, mark: Mark) {
+    /// The same with a mark, or through a tunnel. What is sent on in search of its flow is so as often as
+    /// the rate allows; what goes to who serves it is the daily work of steering.
+    fn send_on(
+        &mut self,
+        service: &Service,
+        now: Now,
+        frame: P::Frame,
+        parsed: &Parsed,
+        slot: Slot,
+        mark: Mark,
+    ) {
+        let count = match mark {
+            Mark::Previous(_) => Count::ForwardedToPrevious,
+            Mark::BeforePrevious(_) => Count::ForwardedBeforePrevious,
+            Mark::Back(_) => Count::ForwardedBack,
+            Mark::Round(_) => Count::ForwardedRound,
+            Mark::Steer(_) => Count::ForwardedSteered,
+            Mark::Granted(_) => Count::ForwardedGranted,
+        };
+        let is_search = !matches!(mark, Mark::Steer(_) | Mark::Granted(_));
+        if is_search && !self.searches.admit(now.ns) {
+            return self.drop_frame(frame, DropReason::ForwardLimited);
+        }
+        self.counters.add(count, 1);
         let (own, cluster) = match &service.ingress {
             Ingress::Tiered(tiered) => (tiered.slot, tiered.cluster),
+            Ingress::Anycast(anycast @ Anycast { steering: Some(Steering::Gue { port }), .. }) => {
+                let way = Way { slot, mark, port: *port };
+                return self.encapsulate(service, anycast, now, frame, parsed, way);
+            }
             Ingress::Anycast(anycast) => (anycast.slot, anycast.cluster),
             Ingress::SharedMac(_) => unreachable!("the shared-mac mode marks no frames"),
         };
-        if !self.limiter.admit(now.ns) {
-            return self.drop_frame(frame, DropReason::ForwardLimited);
-        }
-        self.counters.add(
-            match mark {
-                Mark::Previous(_) => Count::ForwardedToPrevious,
-                Mark::BeforePrevious(_) => Count::ForwardedBeforePrevious,
-                Mark::Back(_) => Count::ForwardedBack,
-                Mark::Round(_) => Count::ForwardedRound,
-                Mark::Steer(_) => Count::ForwardedSteered,
-                Mark::Granted(_) => Count::ForwardedGranted,
-            },
-            1,
-        );
         self.forward(service, frame, slot, VirtualMac::Mark(own, mark).mac(cluster));
     }
 

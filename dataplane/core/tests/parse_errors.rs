@@ -244,6 +244,10 @@ fn a_tag_hides_no_fault() {
 #[test]
 fn every_error_is_seen() {
     let seen: HashSet<_> = rows().into_iter().map(|(_, _, error)| error).collect();
-    let unseen: Vec<_> = ParseError::ALL.iter().filter(|error| !seen.contains(error)).collect();
+    // Tunnels are not opened here: verdict_anycast.rs has theirs.
+    let unseen: Vec<_> = ParseError::ALL
+        .iter()
+        .filter(|&&error| error != GueInvalid && !seen.contains(&error))
+        .collect();
     assert!(unseen.is_empty(), "{unseen:?}");
 }

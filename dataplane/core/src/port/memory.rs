@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::{BURST, Host, Port, Refused};
+use super::{BURST, HEADROOM, Host, Port, Refused};
 
-/// Length of a frame's buffer: that of the AF_XDP port.
+/// Length of a frame's buffer, headroom included: that of the AF_XDP port.
 const BUFFER_LEN: usize = 2048;
 
 /// A port whose wire is two queues of byte vectors.
@@ -25,13 +25,25 @@ pub struct MemoryPort {
 #[derive(Debug)]
 pub struct MemoryFrame {
     buffer: Box<[u8; BUFFER_LEN]>,
+    start: usize,
     len: usize,
+}
+
+impl MemoryFrame {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.start + self.len]
+    }
+
+    /// From the first byte to the end of the buffer.
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.start..]
+    }
 }
 
 impl MemoryPort {
     /// A port of `frames` frames.
     pub fn new(frames: usize) -> Self {
-        let free = || MemoryFrame { buffer: Box::new([0; BUFFER_LEN]), len: 0 };
+        let free = || MemoryFrame { buffer: Box::new([0; BUFFER_LEN]), start: HEADROOM, len: 0 };
         Self {
             free: (0..frames).map(|_| free()).collect(),
             frames,
@@ -51,8 +63,9 @@ impl MemoryPort {
     /// If no frame is free, or `bytes` is longer than a frame.
     pub fn arrive(&mut self, bytes: &[u8]) {
         let mut frame = self.free.pop().expect("a free frame");
-        frame.buffer[..bytes.len()].copy_from_slice(bytes);
+        frame.start = HEADROOM;
         frame.len = bytes.len();
+        frame.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         self.receiving.push_back(frame);
     }
 
@@ -74,7 +87,7 @@ impl Port for MemoryPort {
     fn tx_burst(&mut self, frames: &mut Vec<MemoryFrame>) -> usize {
         let taken = frames.len().min(self.tx_room);
         for frame in frames.drain(..taken) {
-            self.sent.push(frame.buffer[..frame.len].to_vec());
+            self.sent.push(frame.bytes().to_vec());
             self.transmitting.push(frame);
         }
         let refused = frames.len();
@@ -84,7 +97,7 @@ impl Port for MemoryPort {
 
     fn alloc(&mut self) -> Option<MemoryFrame> {
         let mut frame = self.free.pop()?;
-        frame.len = 0;
+        (frame.start, frame.len) = (HEADROOM, 0);
         Some(frame)
     }
 
@@ -93,16 +106,27 @@ impl Port for MemoryPort {
     }
 
     fn bytes<'a>(&'a self, frame: &'a MemoryFrame) -> &'a [u8] {
-        &frame.buffer[..frame.len]
+        frame.bytes()
     }
 
     fn buffer_mut<'a>(&'a mut self, frame: &'a mut MemoryFrame) -> &'a mut [u8] {
-        &mut frame.buffer[..]
+        frame.bytes_mut()
     }
 
     fn set_len(&mut self, frame: &mut MemoryFrame, len: usize) {
-        assert!(len <= BUFFER_LEN, "a frame of {len} bytes in a buffer of {BUFFER_LEN}");
+        let room = BUFFER_LEN - frame.start;
+        assert!(len <= room, "a frame of {len} bytes in a buffer of {room}");
         frame.len = len;
+    }
+
+    fn pull(&mut self, frame: &mut MemoryFrame, len: usize) {
+        assert!(len < frame.len, "{len} bytes off a frame of {}", frame.len);
+        (frame.start, frame.len) = (frame.start + len, frame.len - len);
+    }
+
+    fn push(&mut self, frame: &mut MemoryFrame, len: usize) {
+        assert!(len <= frame.start, "{len} bytes into a headroom of {}", frame.start);
+        (frame.start, frame.len) = (frame.start - len, frame.len + len);
     }
 
     fn housekeeping(&mut self) {

@@ -24,6 +24,10 @@ pub mod memory;
 /// the flow table's lines.
 pub const BURST: usize = 64;
 
+/// Room before the first byte of a frame that was received or allocated, in bytes, at least: that it
+/// may grow by at its front. 64: the largest headers of a tunnel and a tag.
+pub const HEADROOM: usize = 64;
+
 /// One queue pair of a NIC.
 pub trait Port {
     /// A frame of this port's memory, owned by whoever holds the value.
@@ -54,6 +58,19 @@ pub trait Port {
     /// # Panics
     /// If `len` is more than the buffer's.
     fn set_len(&mut self, frame: &mut Self::Frame, len: usize);
+
+    /// Takes `len` bytes off the frame's front; they are headroom from then on.
+    ///
+    /// # Panics
+    /// If `len` is not less than the frame's length.
+    fn pull(&mut self, frame: &mut Self::Frame, len: usize);
+
+    /// Makes the frame `len` bytes longer at its front: by its headroom, whose contents are whatever
+    /// was there.
+    ///
+    /// # Panics
+    /// If `len` is more than the headroom, which is [`HEADROOM`] and what was pulled.
+    fn push(&mut self, frame: &mut Self::Frame, len: usize);
 
     /// Once per burst, also when nothing came: reaps transmitted frames, refills the receive
     /// side, wakes the driver where it asks for that.

@@ -60,6 +60,9 @@ parse_errors! {
     /// An ICMP error that does not tell whom it concerns: the quoted packet is shorter than its IP
     /// header without options, or is no packet of the error's own IP version.
     IcmpQuoteInvalid = "icmp_quote_invalid",
+    /// A member's tunnel that is not as members send it: in fragments, with a UDP checksum, with
+    /// another header than theirs, or without a packet in it.
+    GueInvalid = "gue_invalid",
     /// A neighbour discovery message that RFC 4861, section 7.1, or RFC 6980, section 5, demands
     /// to discard.
     NeighborInvalid = "neighbor_invalid",

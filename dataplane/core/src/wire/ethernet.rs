@@ -14,6 +14,7 @@
 //! ```
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::ParseError;
 
@@ -43,6 +44,8 @@ mod field {
     pub const ETHER_TYPE: Field<12, 2> = Field;
     /// Of a tagged frame.
     pub const VLAN_CONTROL: Field<14, 2> = Field;
+    /// Of a tagged frame.
+    pub const TAGGED_ETHER_TYPE: Field<16, 2> = Field;
 
     /// Of a tag without its first two bytes.
     pub mod tag {
@@ -139,7 +142,42 @@ pub fn emit_addresses(header: &mut [u8; HEADER_LEN], dst: MacAddr, src: MacAddr)
     field::DST.write(header, dst.0);
     field::SRC.write(header, src.0);
 }
-use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Writes a header at the start of `buffer`, with a tag of priority 0 if there is a `vlan`, which is
+/// at most 4094. Returns its length.
+///
+/// # Panics
+/// If `buffer` is shorter than a tagged header.
+#[inline]
+pub fn emit_header(
+    buffer: &mut [u8],
+    dst: MacAddr,
+    src: MacAddr,
+    vlan: Option<u16>,
+    ether_type: u16,
+) -> usize {
+    const TAGGED_LEN: usize = HEADER_LEN + TAG_LEN;
+    let header: &mut [u8; TAGGED_LEN] = buffer.first_chunk_mut().expect("room for a tag");
+    emit_addresses(header.first_chunk_mut().expect("a header is shorter"), dst, src);
+    match vlan {
+        Some(vlan) => {
+            emit_tag(header, vlan);
+            field::TAGGED_ETHER_TYPE.write(header, ether_type.to_be_bytes());
+            TAGGED_LEN
+        }
+        None => {
+            field::ETHER_TYPE.write(header, ether_type.to_be_bytes());
+            HEADER_LEN
+        }
+    }
+}
+
+/// Writes a header without a tag.
+#[inline]
+pub fn emit_untagged(header: &mut [u8; HEADER_LEN], dst: MacAddr, src: MacAddr, ether_type: u16) {
+    emit_addresses(header, dst, src);
+    field::ETHER_TYPE.write(header, ether_type.to_be_bytes());
+}
 
 /// Writes a tag of priority 0 into the tagged frame that starts with `bytes`, `vlan` being at
 /// most 4094.
@@ -228,6 +266,18 @@ mod tests {
         emit_addresses(header, MacAddr([1; 6]), MacAddr([2; 6]));
         assert_eq!(frame[..12], [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2]);
         assert_eq!(frame[12..], TAGGED[12..]);
+    }
+
+    #[test]
+    fn a_header_is_written_with_and_without_a_tag() {
+        let (dst, src) = (MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]));
+        let mut frame = [0; 18];
+        assert_eq!(emit_header(&mut frame, dst, src, Some(100), IPV6), 18);
+        assert_eq!(frame[..14], TAGGED[..14]);
+        assert_eq!(frame[14..], [0x00, 0x64, 0x86, 0xdd]);
+        assert_eq!(emit_header(&mut frame, dst, src, None, IPV4), 14);
+        assert_eq!(frame[..12], TAGGED[..12]);
+        assert_eq!(frame[12..14], [0x08, 0x00]);
     }
 
     #[test]

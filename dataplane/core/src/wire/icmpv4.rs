@@ -11,12 +11,15 @@
 //! ```
 
 use super::ParseError;
+use super::checksum::Checksum;
 
 /// Length of a header, in bytes.
 pub const HEADER_LEN: usize = 8;
 
 /// Type of an error: the destination cannot be reached.
 pub const DESTINATION_UNREACHABLE: u8 = 3;
+/// Code of that error: the packet must not be fragmented, and does not fit.
+pub const FRAGMENTATION_NEEDED: u8 = 4;
 /// Type of a request to answer.
 pub const ECHO_REQUEST: u8 = 8;
 /// Type of an error: the time to live, or for reassembly, ran out.
@@ -28,6 +31,10 @@ mod field {
     use crate::wire::field::Field;
 
     pub const TYPE: Field<0, 1> = Field;
+    pub const CODE: Field<1, 1> = Field;
+    pub const CHECKSUM: Field<2, 2> = Field;
+    /// Of "fragmentation needed": the next hop's MTU (RFC 1191, section 4).
+    pub const MTU: Field<4, 4> = Field;
 }
 
 /// A message. Its checksum is not looked at.
@@ -70,6 +77,17 @@ impl<'a> Message<'a> {
     }
 }
 
+/// Writes the header of a "fragmentation needed" error (RFC 792, RFC 1191): packets of `mtu` bytes
+/// would fit. `quote` is all that stands behind the header.
+pub fn emit_fragmentation_needed(header: &mut [u8; HEADER_LEN], mtu: u16, quote: &[u8]) {
+    field::TYPE.write(header, [DESTINATION_UNREACHABLE]);
+    field::CODE.write(header, [FRAGMENTATION_NEEDED]);
+    field::CHECKSUM.write(header, [0; 2]);
+    field::MTU.write(header, u32::from(mtu).to_be_bytes());
+    let checksum = Checksum::new().with(header).with(quote).finish();
+    field::CHECKSUM.write(header, checksum.to_be_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +98,16 @@ mod tests {
             .filter(|&of_type| Message::new(&[of_type, 0, 0, 0, 0, 0, 0, 0]).unwrap().is_error())
             .collect();
         assert_eq!(errors, [3, 11, 12]);
+    }
+
+    #[test]
+    fn fragmentation_needed_names_the_mtu_and_is_summed() {
+        let mut message = [0xff; HEADER_LEN + 5];
+        let (header, quote) = message.split_first_chunk_mut().unwrap();
+        emit_fragmentation_needed(header, 1464, quote);
+        assert_eq!(message[..2], [3, 4]);
+        assert_eq!(message[4..8], [0, 0, 0x05, 0xb8]);
+        assert!(Checksum::new().with(&message).is_intact());
     }
 
     #[test]

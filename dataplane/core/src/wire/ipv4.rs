@@ -24,6 +24,7 @@ use super::checksum::Checksum;
 /// Length of a header without options, in bytes.
 pub const HEADER_LEN: usize = 20;
 
+const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET_MASK: u16 = 0x1fff;
 
@@ -31,10 +32,13 @@ mod field {
     use crate::wire::field::Field;
 
     pub const VERSION_AND_LEN: Field<0, 1> = Field;
+    pub const TYPE_OF_SERVICE: Field<1, 1> = Field;
     pub const TOTAL_LEN: Field<2, 2> = Field;
     pub const ID: Field<4, 2> = Field;
     pub const FRAGMENT: Field<6, 2> = Field;
+    pub const TIME_TO_LIVE: Field<8, 1> = Field;
     pub const PROTOCOL: Field<9, 1> = Field;
+    pub const CHECKSUM: Field<10, 2> = Field;
     pub const SRC: Field<12, 4> = Field;
     pub const DST: Field<16, 4> = Field;
 }
@@ -64,6 +68,12 @@ impl<'a> Header<'a> {
         usize::from(field::VERSION_AND_LEN.u8(self.0) & 0x0f) * 4
     }
 
+    /// Type of service: the DSCP (6 bits, RFC 2474) and ECN (2 bits, RFC 3168).
+    #[inline]
+    pub fn type_of_service(&self) -> u8 {
+        field::TYPE_OF_SERVICE.u8(self.0)
+    }
+
     /// Length of the packet, in bytes.
     #[inline]
     pub fn total_len(&self) -> u16 {
@@ -74,6 +84,12 @@ impl<'a> Header<'a> {
     #[inline]
     pub fn id(&self) -> u16 {
         field::ID.u16(self.0)
+    }
+
+    /// Whether nobody on the way may fragment the packet.
+    #[inline]
+    pub fn dont_fragment(&self) -> bool {
+        field::FRAGMENT.u16(self.0) & DONT_FRAGMENT != 0
     }
 
     /// Whether the packet is a piece of a datagram.
@@ -111,6 +127,39 @@ impl<'a> Header<'a> {
     pub fn dst(&self) -> Ipv4Addr {
         field::DST.read(self.0).into()
     }
+}
+
+/// What [`emit_header`] writes that is not the same in all headers.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields {
+    /// As of [`Header::type_of_service`].
+    pub type_of_service: u8,
+    /// Length of the packet, header included, in bytes.
+    pub total_len: u16,
+    /// Time to live.
+    pub time_to_live: u8,
+    /// What follows the header.
+    pub protocol: u8,
+    /// Source address.
+    pub src: Ipv4Addr,
+    /// Destination address.
+    pub dst: Ipv4Addr,
+}
+
+/// Writes a header without options, of a packet that nobody may fragment: its identification is 0
+/// then, which it may be (RFC 6864, section 4.1).
+pub fn emit_header(header: &mut [u8; HEADER_LEN], fields: Fields) {
+    field::VERSION_AND_LEN.write(header, [0x45]);
+    field::TYPE_OF_SERVICE.write(header, [fields.type_of_service]);
+    field::TOTAL_LEN.write(header, fields.total_len.to_be_bytes());
+    field::ID.write(header, [0; 2]);
+    field::FRAGMENT.write(header, DONT_FRAGMENT.to_be_bytes());
+    field::TIME_TO_LIVE.write(header, [fields.time_to_live]);
+    field::PROTOCOL.write(header, [fields.protocol]);
+    field::CHECKSUM.write(header, [0; 2]);
+    field::SRC.write(header, fields.src.octets());
+    field::DST.write(header, fields.dst.octets());
+    field::CHECKSUM.write(header, Checksum::new().with(header).finish().to_be_bytes());
 }
 
 /// A whole packet with an intact header.
@@ -191,6 +240,29 @@ mod tests {
         assert_eq!(header.src(), Ipv4Addr::new(10, 64, 0, 1));
         assert_eq!(header.dst(), Ipv4Addr::new(192, 0, 2, 53));
         assert_eq!(packet.payload(), [0xde, 0xad]);
+    }
+
+    #[test]
+    fn a_written_header_is_read_as_it_was_meant() {
+        let mut bytes = [0xff; HEADER_LEN + 2];
+        let header = bytes.first_chunk_mut().unwrap();
+        let (src, dst) = (Ipv4Addr::new(10, 0, 0, 11), Ipv4Addr::new(10, 0, 0, 12));
+        let fields = Fields {
+            type_of_service: 0xb8,
+            total_len: 22,
+            time_to_live: 64,
+            protocol: 17,
+            src,
+            dst,
+        };
+        emit_header(header, fields);
+        let packet = Packet::new(&bytes).unwrap();
+        let header = packet.header();
+        assert_eq!((header.header_len(), header.total_len(), header.id()), (20, 22, 0));
+        assert_eq!((header.type_of_service(), header.protocol()), (0xb8, 17));
+        assert!(header.dont_fragment() && !header.is_fragment());
+        assert_eq!((header.src(), header.dst()), (src, dst));
+        assert_eq!(bytes[8], 64);
     }
 
     #[test]

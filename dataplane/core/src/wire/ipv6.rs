@@ -83,6 +83,13 @@ impl<'a> Header<'a> {
         if is_valid { Ok(Self(header)) } else { Err(ParseError::Ipv6Invalid) }
     }
 
+    /// Traffic class: the DSCP (6 bits, RFC 2474) and ECN (2 bits, RFC 3168).
+    #[inline]
+    pub fn traffic_class(&self) -> u8 {
+        let [first, second, ..] = field::VERSION_CLASS_AND_LABEL.read(self.0);
+        first << 4 | second >> 4
+    }
+
     /// Length of what follows the header, in bytes. A jumbogram's is 0 (RFC 2675); a frame does
     /// not hold one.
     #[inline]
@@ -130,6 +137,13 @@ pub fn emit_header(
     field::HOP_LIMIT.write(header, [hop_limit]);
     field::SRC.write(header, src.octets());
     field::DST.write(header, dst.octets());
+}
+
+/// Sets the traffic class of a header and its flow label, of which the lowest 20 bits count.
+pub fn emit_class_and_label(header: &mut [u8; HEADER_LEN], traffic_class: u8, flow_label: u32) {
+    let label = flow_label & 0x000f_ffff;
+    let value = 6 << 28 | u32::from(traffic_class) << 20 | label;
+    field::VERSION_CLASS_AND_LABEL.write(header, value.to_be_bytes());
 }
 
 /// A whole packet.

@@ -13,6 +13,7 @@ pub mod checksum;
 mod error;
 pub mod ethernet;
 mod field;
+pub mod gue;
 pub mod icmpv4;
 pub mod icmpv6;
 pub mod ipv4;

@@ -5,10 +5,14 @@
 pub const HOP_BY_HOP: u8 = 0;
 /// ICMP (RFC 792).
 pub const ICMPV4: u8 = 1;
+/// An IPv4 packet (RFC 2003).
+pub const IPV4: u8 = 4;
 /// TCP (RFC 9293).
 pub const TCP: u8 = 6;
 /// UDP (RFC 768).
 pub const UDP: u8 = 17;
+/// An IPv6 packet (RFC 2473).
+pub const IPV6: u8 = 41;
 /// IPv6 routing header (RFC 8200, section 4.4).
 pub const ROUTING: u8 = 43;
 /// IPv6 fragment header (RFC 8200, section 4.5).

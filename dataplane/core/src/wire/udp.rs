@@ -19,6 +19,7 @@ mod field {
     pub const SRC_PORT: Field<0, 2> = Field;
     pub const DST_PORT: Field<2, 2> = Field;
     pub const LEN: Field<4, 2> = Field;
+    pub const CHECKSUM: Field<6, 2> = Field;
 }
 
 /// A header.
@@ -50,12 +51,28 @@ impl<'a> Header<'a> {
         field::DST_PORT.u16(self.0)
     }
 
+    /// Whether the datagram has a checksum: 0 stands for none.
+    #[inline]
+    pub fn has_checksum(&self) -> bool {
+        field::CHECKSUM.u16(self.0) != 0
+    }
+
     /// Length of the datagram, header included: at least 8 bytes.
     #[inline]
     #[expect(clippy::len_without_is_empty, reason = "a datagram has at least its header")]
     pub fn len(&self) -> u16 {
         field::LEN.u16(self.0)
     }
+}
+
+/// Writes a header without a checksum: a datagram of `len` bytes, header included. Over IPv6 that is
+/// for tunnels alone (RFC 6935, RFC 6936).
+#[inline]
+pub fn emit_header(header: &mut [u8; HEADER_LEN], src_port: u16, dst_port: u16, len: u16) {
+    field::SRC_PORT.write(header, src_port.to_be_bytes());
+    field::DST_PORT.write(header, dst_port.to_be_bytes());
+    field::LEN.write(header, len.to_be_bytes());
+    field::CHECKSUM.write(header, [0; 2]);
 }
 
 #[cfg(test)]
@@ -67,6 +84,11 @@ mod tests {
         let bytes = [0xd4, 0x31, 0x00, 0x35, 0x00, 0x08, 0xbe, 0xef];
         let header = Header::new(&bytes).unwrap();
         assert_eq!((header.src_port(), header.dst_port(), header.len()), (54_321, 53, 8));
+        assert!(header.has_checksum());
+        let mut written = [0xff; HEADER_LEN];
+        emit_header(&mut written, 54_321, 53, 8);
+        assert_eq!(written[..6], bytes[..6]);
+        assert!(!Header::new(&written).unwrap().has_checksum());
     }
 
     #[test]

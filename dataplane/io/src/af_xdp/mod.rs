@@ -328,6 +328,14 @@ impl Port for AfXdpPort {
         self.umem.set_len(frame, len);
     }
 
+    fn pull(&mut self, frame: &mut Frame, len: usize) {
+        self.umem.pull(frame, len);
+    }
+
+    fn push(&mut self, frame: &mut Frame, len: usize) {
+        self.umem.push(frame, len);
+    }
+
     fn housekeeping(&mut self) {
         self.reap();
         refill(&mut self.umem, &mut self.queue, self.receiving_max);

@@ -42,7 +42,9 @@ pub(super) const CHUNK: usize = 2048;
 /// keeps for XDP programs. Frames that we fill start there too.
 pub(super) const HEADROOM: usize = 256;
 
-/// Bytes of a frame at most: 1,792. Longer ones the kernel drops and counts as `rx_dropped`.
+const _: () = assert!(HEADROOM >= vipdp_core::port::HEADROOM, "room for what a frame grows by");
+
+/// Bytes of a received frame at most: 1,792. Longer ones the kernel drops and counts as `rx_dropped`.
 pub const FRAME_LEN_MAX: usize = CHUNK - HEADROOM;
 
 /// Bytes of a frame at least: an Ethernet header. A descriptor without any bytes would be skipped by
@@ -313,6 +315,20 @@ impl Umem {
         let room = room(frame);
         assert!(len <= room, "a frame of {len} bytes in a buffer of {room}");
         frame.len = len as u32;
+    }
+
+    pub(super) fn pull(&self, frame: &mut Frame, len: usize) {
+        self.assert_own(frame);
+        // One is left, or the frame would be the next chunk's.
+        assert!(len < frame.len as usize, "{len} bytes off a frame of {}", frame.len);
+        (frame.start, frame.len) = (frame.start + len as u32, frame.len - len as u32);
+    }
+
+    pub(super) fn push(&self, frame: &mut Frame, len: usize) {
+        self.assert_own(frame);
+        let headroom = frame.start as usize % CHUNK;
+        assert!(len <= headroom, "{len} bytes into a headroom of {headroom}");
+        (frame.start, frame.len) = (frame.start - len as u32, frame.len + len as u32);
     }
 
     /// The number of the chunk that has all of `start..start + len`.
