@@ -39,12 +39,9 @@ frr_launch() {
 
 frr_listens() { [[ -S $(frr_directory "$1")/$2.vty ]]; }
 
-# vtysh_on NAME COMMAND...: gives the FRR of a namespace commands, one per argument.
+# vtysh_on NAME WORDS...: gives the FRR of a namespace a command.
 vtysh_on() {
-    local name=$1 command arguments=()
+    local name=$1
     shift
-    for command; do
-        arguments+=(--command "$command")
-    done
-    ip netns exec "$PREFIX-$name" vtysh --vty_socket "$(frr_directory "$name")" "${arguments[@]}"
+    ip netns exec "$PREFIX-$name" vtysh --vty_socket "$(frr_directory "$name")" --command "$*"
 }

@@ -24,6 +24,9 @@ pub struct Status {
     /// The next-hop addresses of the tiered mode, by number; none in other modes.
     #[serde(default)]
     pub addresses: Vec<Address>,
+    /// The checks of the local service.
+    #[serde(default)]
+    pub checks: Vec<Check>,
     /// The VIPs.
     pub vips: Vec<String>,
     /// The NIC.
@@ -88,6 +91,19 @@ pub struct Address {
     pub mac: Option<String>,
     /// The slot of its owner.
     pub owner: Option<u8>,
+}
+
+/// A check of the local service.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Check {
+    /// Its name.
+    pub name: String,
+    /// `unknown`, `up`, `down`, `suppressed`.
+    pub state: String,
+    /// How often it was found well.
+    pub well: u64,
+    /// How often it was well, and then was not.
+    pub falls: u64,
 }
 
 /// The NIC.
