@@ -266,11 +266,12 @@ impl Session {
         let earlier = self
             .connections
             .iter()
-            .find(|earlier| !earlier.own && earlier.state() == State::OpenSent);
-        if let Some(earlier) = earlier.map(|earlier| earlier.id) {
+            .find(|earlier| !earlier.own && earlier.state() == State::OpenSent)
+            .map(|earlier| earlier.id);
+        self.begin(conn, local, false, out);
+        if let Some(earlier) = earlier {
             self.collide(earlier, out);
         }
-        self.begin(conn, local, false, out);
     }
 
     /// Begins with the OPEN on a new connection.

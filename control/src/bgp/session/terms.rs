@@ -1,6 +1,6 @@
 //! What the two sides of a session agreed on by their OPENs.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::bgp::config::LocalConfig;
 use crate::bgp::encode::{Family, NextHop6, Way};
@@ -126,6 +126,8 @@ pub(super) fn keeps_own(local: &LocalConfig, theirs: &Open) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
     use crate::bgp::config::Attributes;
 
