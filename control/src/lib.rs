@@ -10,4 +10,5 @@ pub mod damping;
 pub mod health;
 pub mod plan;
 pub mod runtime;
+pub mod speaker;
 pub mod status;

@@ -10,7 +10,7 @@
 
 mod acquired;
 mod announce;
-mod clock;
+pub(crate) mod clock;
 mod control;
 mod dataplane;
 mod gateway;
