@@ -343,3 +343,166 @@ fn write(message: &BgpMessage) -> Vec<u8> {
     assert!(bytes.len() <= MESSAGE_MAX, "a message of {} bytes", bytes.len());
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::bgp::config::{COMMUNITIES_MAX, PREFIXES_MAX};
+    use crate::bgp::open::{Capabilities, Graceful};
+    use crate::bgp::update;
+    use netgauze_bgp_pkt::wire::deserializer::BgpParsingContext;
+    use netgauze_parse_utils::reader::SliceReader;
+    use netgauze_parse_utils::traits::ParseFromWithOneInput;
+    use proptest::prelude::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes[16..].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Written out by hand from RFC 4271 section 4.2 and the capabilities' own texts.
+    #[test]
+    fn an_open_byte_by_byte() {
+        let capabilities = Capabilities {
+            v4: true,
+            v6: true,
+            v4_by_v6: true,
+            refresh: true,
+            four_octet_as: true,
+            graceful: Some(Graceful { restarting: true, time_s: 120, forwards: true }),
+        };
+        let id = Ipv4Addr::new(10, 0, 0, 11);
+        let written = open(&Open { asn: 4_200_000_011, hold_s: 9, id, capabilities });
+        let expected = [
+            "004701 04 5ba0 0009 0a00000b 2a",
+            "02 28",
+            "01 04 0001 00 01  01 04 0002 00 01  02 00  05 06 0001 0001 0002",
+            "40 0a 8078 0001 01 80 0002 01 80  41 04 fa56ea0b",
+        ];
+        assert_eq!(hex(&written), expected.concat().replace(' ', ""));
+    }
+
+    /// Written out by hand from RFC 4271 section 4.3 and the attributes' own texts.
+    #[test]
+    fn an_update_byte_by_byte() {
+        let attributes = Attributes {
+            communities: vec!["65011:100".parse().unwrap()],
+            large_communities: vec!["65011:1:2".parse().unwrap()],
+            med: Some(50),
+            link_bandwidth: Some(1e6),
+        };
+        let path = Path { asn: 65011, four_octet_as: true, attributes: &attributes, marked: true };
+        let prefixes = ["172.20.0.0/15".parse().unwrap(), "2001:db8:20::1".parse().unwrap()];
+        let [v4] =
+            announce(&path, Way::V4(Ipv4Addr::new(10, 1, 1, 2)), &prefixes).try_into().unwrap();
+        let common = [
+            "80 04 04 00000032",
+            "c0 08 08 ffff0000 fdf30064",
+            "c0 10 08 4004 fdf3 49742400",
+            "c0 20 0c 0000fdf3 00000001 00000002",
+        ];
+        let v4_only = ["005a02 0000 0040 40 01 01 00 40 02 06 0201 0000fdf3 40 03 04 0a010102"];
+        let route = ["0f ac14"];
+        let expected = [v4_only.concat(), common.concat(), route.concat()];
+        assert_eq!(hex(&v4), expected.concat().replace(' ', ""));
+
+        let next_hop = NextHop6 {
+            address: "2001:db8::b".parse().unwrap(),
+            link_local: Some("fe80::b".parse().unwrap()),
+        };
+        let [v6] = announce(&path, Way::V6(next_hop), &prefixes).try_into().unwrap();
+        let v6_only = [
+            "008902 0000 0072 80 0e 36 0002 01 20",
+            "20010db800000000000000000000000b fe80000000000000000000000000000b",
+            "00 80 20010db8002000000000000000000001",
+            "40 01 01 00 40 02 06 0201 0000fdf3",
+        ];
+        assert_eq!(hex(&v6), [v6_only.concat(), common.concat()].concat().replace(' ', ""));
+
+        let [by_v6] = announce(&path, Way::V4ByV6(next_hop), &prefixes).try_into().unwrap();
+        assert!(hex(&by_v6).contains("800e280001012020010db8"), "{}", hex(&by_v6));
+        let [gone] = withdraw(Way::V4ByV6(next_hop), &prefixes).try_into().unwrap();
+        assert_eq!(hex(&gone), "002002 0000 0009 80 0f 06 0001 01 0f ac14".replace(' ', ""));
+        let [gone] = withdraw(Way::V4(Ipv4Addr::LOCALHOST), &prefixes).try_into().unwrap();
+        assert_eq!(hex(&gone), "001a0200030fac140000");
+        assert_eq!(hex(&end_of_rib(Family::V4)), "00170200000000");
+        assert_eq!(hex(&end_of_rib(Family::V6)), "001d0200000006800f03000201");
+    }
+
+    /// The routes that an UPDATE announces and those that it withdraws, read by the codec crate.
+    fn read(bytes: &[u8]) -> [Vec<Prefix>; 2] {
+        let body = &bytes[frame::HEADER_LEN..];
+        assert_eq!(update::attributes_are_sound(body), Ok(true));
+        let mut context = BgpParsingContext::default();
+        let message = BgpMessage::parse(&mut SliceReader::new(bytes), &mut context).unwrap();
+        let BgpMessage::Update(update) = message else { panic!("{message:?}") };
+        let v4 = |routes: &[Ipv4UnicastAddress]| -> Vec<Prefix> {
+            routes.iter().map(|route| route.network().to_string().parse().unwrap()).collect()
+        };
+        let v6 = |routes: &[Ipv6UnicastAddress]| -> Vec<Prefix> {
+            routes.iter().map(|route| route.network().to_string().parse().unwrap()).collect()
+        };
+        let [mut announced, mut withdrawn] = [v4(update.nlri()), v4(update.withdraw_routes())];
+        for attribute in update.path_attributes() {
+            match attribute.value() {
+                PathAttributeValue::MpReach(MpReach::Ipv4Unicast { nlri, .. }) => {
+                    announced.extend(v4(nlri));
+                }
+                PathAttributeValue::MpReach(MpReach::Ipv6Unicast { nlri, .. }) => {
+                    announced.extend(v6(nlri));
+                }
+                PathAttributeValue::MpUnreach(MpUnreach::Ipv4Unicast { nlri }) => {
+                    withdrawn.extend(v4(nlri));
+                }
+                PathAttributeValue::MpUnreach(MpUnreach::Ipv6Unicast { nlri }) => {
+                    withdrawn.extend(v6(nlri));
+                }
+                _ => {}
+            }
+        }
+        [announced, withdrawn]
+    }
+
+    proptest! {
+        /// Whatever is announced or withdrawn is read back by another reader, each route once, in
+        /// messages that are as long as they may be but for the last.
+        #[test]
+        fn routes_are_packed(
+            v4 in prop::collection::btree_set((0_u32..0xe000_0000, 8_u8..=32), 0..PREFIXES_MAX),
+            v6 in prop::collection::btree_set((0_u128..0xfe << 120, 16_u8..=128), 0..PREFIXES_MAX),
+            communities in 0..=COMMUNITIES_MAX,
+            way in 0_usize..3,
+        ) {
+            let v4 = v4.into_iter().map(|(bits, len)| Prefix::of(Ipv4Addr::from_bits(bits).into(), len));
+            let v6 = v6.into_iter().map(|(bits, len)| Prefix::of(Ipv6Addr::from_bits(bits).into(), len));
+            let prefixes: BTreeSet<_> =
+                v4.chain(v6).map(Result::unwrap).filter(|prefix| prefixes::is_unicast(*prefix)).collect();
+            let prefixes: Vec<_> = prefixes.into_iter().collect();
+            let next_hop = NextHop6 {
+                address: "2001:db8::b".parse().unwrap(),
+                link_local: Some("fe80::b".parse().unwrap()),
+            };
+            let way = [Way::V4(Ipv4Addr::LOCALHOST), Way::V4ByV6(next_hop), Way::V6(next_hop)][way];
+            let attributes = Attributes {
+                communities: vec![community::Community(1); communities],
+                large_communities: vec!["1:2:3".parse().unwrap(); communities],
+                med: Some(1),
+                link_bandwidth: Some(1.0),
+            };
+            let path = Path { asn: 1, four_octet_as: true, attributes: &attributes, marked: true };
+            let expected: Vec<_> = prefixes::of(&prefixes, way.family()).collect();
+            for (index, messages) in
+                [announce(&path, way, &prefixes), withdraw(way, &prefixes)].iter().enumerate()
+            {
+                let read: Vec<_> = messages.iter().map(|message| read(message)).collect();
+                let told: Vec<_> = read.iter().flat_map(|routes| routes[index].clone()).collect();
+                prop_assert_eq!(&told, &expected);
+                prop_assert!(read.iter().all(|routes| routes[1 - index].is_empty()));
+                for full in messages.iter().rev().skip(1) {
+                    prop_assert!(full.len() > MESSAGE_MAX - 20, "{} bytes", full.len());
+                }
+            }
+        }
+    }
+}

@@ -30,9 +30,13 @@
 
 mod connection;
 mod event;
+#[cfg(test)]
+mod fuzz;
 mod pace;
 mod routes;
 mod terms;
+#[cfg(test)]
+mod transitions;
 mod view;
 
 use std::net::IpAddr;
@@ -163,7 +167,7 @@ impl Session {
         PeerView {
             state: self.state,
             since_ns: self.since_ns,
-            waits_for_bfd: self.waits_for_bfd,
+            waits_for_bfd: self.running && self.waits_for_bfd,
             announced: established.map(|established| established.told),
             announced_v4,
             announced_v6,
