@@ -194,8 +194,8 @@ END
 [[check]]
 name = "dns"
 type = "dns"
-name = "example."
-query = "SOA"
+query_name = "example."
+query_type = "SOA"
 interval_ms = 200
 timeout_ms = 200
 
