@@ -3,7 +3,7 @@
  * Which frames reach vipdp, and which the kernel.
  *
  *                      socket on the rx queue      no socket there
- *     packet           to the socket               dropped
+ *     packet, tunnel   to the socket               dropped
  *     question         to the socket               to the kernel
  *     any other frame  to the kernel               to the kernel
  *
@@ -13,6 +13,9 @@
  *     sender or target protocol address, or a neighbour solicitation or advertisement (RFC 4861,
  *     sections 4.3, 4.4) whose target is one, whatever it is addressed to: mostly a solicited-node
  *     group. So claims by others are among them.
+ *   - a tunnel is a UDP datagram over IPv4 without options or IPv6 without extension headers, and
+ *     no fragment, to this node's end of the tunnels between members, if there is one. All else to
+ *     that address is the kernel's.
  * A VIP is an address of one of the prefixes in the tries. A next hop is one of the addresses
  * that a router sends VIP packets by in tiered mode; nobody is to send IP packets to it, and those
  * that come are the kernel's.
@@ -30,6 +33,7 @@
  *   vips_v4   LPM_TRIE        IPv4 prefix -> unused byte
  *   vips_v6   LPM_TRIE        IPv6 prefix -> unused byte
  *   next_hops ARRAY           0 -> struct next_hops
+ *   tunnels   ARRAY           0 -> struct tunnel_end
  *   frames    PERCPU_ARRAY    0: sent to a socket, 1: left to the kernel, 2: dropped -> how many
  *
  * Every helper used is open to any licence.
@@ -39,6 +43,7 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/udp.h>
 
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
@@ -74,6 +79,19 @@ struct next_hops {
 	__u32 count_v6;
 	__u32 unused;
 };
+
+/* This node's end of the tunnels, in network byte order: at most one address of each family. */
+struct tunnel_end {
+	struct in6_addr v6;
+	__be32 v4;
+	__be16 port;
+	__u8 has_v4;
+	__u8 has_v6;
+};
+
+/* Of the IPv4 header: more fragments, or not the first one (linux/ip.h has no names). */
+#define IPV4_IS_FRAGMENT 0x3fff
+#define IPV4_WORDS_WITHOUT_OPTIONS 5
 
 /* ICMPv6 types of neighbour discovery, and where its target stands (RFC 4861, section 4.3). */
 enum { NEIGHBOR_SOLICITATION = 135, NEIGHBOR_ADVERTISEMENT = 136 };
@@ -139,6 +157,13 @@ struct {
 } next_hops SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, struct tunnel_end);
+	__uint(max_entries, 1);
+} tunnels SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__type(key, __u32);
 	__type(value, __u64);
@@ -196,13 +221,42 @@ static __always_inline enum subject subject_of_arp(void *at, void *end)
 	return is_asked_for_v4(arp->target_ip) || is_asked_for_v4(arp->sender_ip) ? QUESTION : OTHER;
 }
 
+static __always_inline const struct tunnel_end *own_tunnel_end(void)
+{
+	__u32 key = 0;
+
+	return bpf_map_lookup_elem(&tunnels, &key);
+}
+
+static __always_inline int is_tunnel_v4(const struct iphdr *ip, void *end)
+{
+	const struct tunnel_end *own = own_tunnel_end();
+	const struct udphdr *udp = (const void *)(ip + 1);
+
+	return own && own->has_v4 && ip->daddr == own->v4 && ip->protocol == IPPROTO_UDP &&
+	       ip->ihl == IPV4_WORDS_WITHOUT_OPTIONS &&
+	       !(ip->frag_off & bpf_htons(IPV4_IS_FRAGMENT)) && (void *)(udp + 1) <= end &&
+	       udp->dest == own->port;
+}
+
+static __always_inline int is_tunnel_v6(const struct ipv6hdr *ip, void *end)
+{
+	const struct tunnel_end *own = own_tunnel_end();
+	const struct udphdr *udp = (const void *)(ip + 1);
+	const __be32 *to = ip->daddr.s6_addr32;
+
+	return own && own->has_v6 && ip->nexthdr == IPPROTO_UDP && to[0] == own->v6.s6_addr32[0] &&
+	       to[1] == own->v6.s6_addr32[1] && to[2] == own->v6.s6_addr32[2] &&
+	       to[3] == own->v6.s6_addr32[3] && (void *)(udp + 1) <= end && udp->dest == own->port;
+}
+
 static __always_inline enum subject subject_of_ipv4(void *at, void *end)
 {
 	struct iphdr *ip = at;
 
 	if ((void *)(ip + 1) > end)
 		return OTHER;
-	return is_vip_v4(ip->daddr) ? PACKET : OTHER;
+	return is_vip_v4(ip->daddr) || is_tunnel_v4(ip, end) ? PACKET : OTHER;
 }
 
 /*
@@ -221,7 +275,7 @@ static __always_inline enum subject subject_of_ipv6(void *at, void *end)
 	    (message->type == NEIGHBOR_SOLICITATION || message->type == NEIGHBOR_ADVERTISEMENT) &&
 	    (is_next_hop_v6(&message->target) || is_vip_v6(&message->target)))
 		return QUESTION;
-	return is_vip_v6(&ip->daddr) ? PACKET : OTHER;
+	return is_vip_v6(&ip->daddr) || is_tunnel_v6(ip, end) ? PACKET : OTHER;
 }
 
 static __always_inline enum subject subject_of_frame(void *at, void *end)

@@ -12,6 +12,7 @@ pub mod icmpv6_filter;
 pub mod link;
 pub mod membership;
 pub mod neighbor;
+pub mod peer_path;
 pub mod probe;
 pub mod realtime;
 pub mod tap;

@@ -62,26 +62,25 @@ impl EgressTable {
     /// When the kernel does not answer; the last copy then stays.
     pub fn refresh(&mut self) -> Result<bool, NetlinkError> {
         let mut routes = Vec::new();
-        let mut neighbors = Vec::new();
+        let mut known = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             routes.extend(self.routes(family)?);
-            neighbors.extend(self.neighbors(family)?);
+            known.extend(neighbors(&mut self.netlink, self.index, family)?);
         }
         // Longest prefix first; of equal ones the lower metric, as the kernel chooses.
         routes.sort_by_key(|&(metric, route)| (std::cmp::Reverse(route.prefix_len), metric));
-        neighbors.sort_by_key(|neighbor| neighbor.address);
+        known.sort_by_key(|neighbor| neighbor.address);
 
         let mut gateways: Vec<IpAddr> =
             routes.iter().filter_map(|(_, route)| route.gateway).collect();
         gateways.sort_unstable();
         gateways.dedup();
-        gateways.retain(|&gateway| {
-            !neighbors.iter().any(|one| one.address == gateway && one.confirmed)
-        });
+        gateways
+            .retain(|&gateway| !known.iter().any(|one| one.address == gateway && one.confirmed));
 
         let egress = Egress {
             routes: routes.into_iter().map(|(_, route)| route).collect(),
-            neighbors: neighbors.into_iter().map(|one| (one.address, one.mac)).collect(),
+            neighbors: known.into_iter().map(|one| (one.address, one.mac)).collect(),
         };
         let changed =
             egress.routes != self.egress.routes || egress.neighbors != self.egress.neighbors;
@@ -98,13 +97,7 @@ impl EgressTable {
     /// # Errors
     /// When the kernel refuses, because its neighbour table is full for one.
     pub fn resolve(&mut self, address: IpAddr) -> Result<(), NetlinkError> {
-        let mut request = NeighbourMessage::default();
-        request.header.family = family_of(address);
-        request.header.ifindex = self.index;
-        request.header.flags = NeighbourFlags::Use;
-        request.attributes.push(NeighbourAttribute::Destination(address.into()));
-        let message = RouteNetlinkMessage::NewNeighbour(request);
-        self.netlink.change(&format!("resolve {address}"), message, NLM_F_CREATE)
+        resolve(&mut self.netlink, self.index, address)
     }
 
     /// The main table's routes through the NIC, with their metrics.
@@ -120,27 +113,48 @@ impl EgressTable {
         });
         Ok(through_nic.collect())
     }
+}
 
-    fn neighbors(&mut self, family: AddressFamily) -> Result<Vec<Neighbor>, NetlinkError> {
-        let mut request = NeighbourMessage::default();
-        request.header.family = family;
-        request.attributes.push(NeighbourAttribute::IfIndex(self.index));
-        let message = RouteNetlinkMessage::GetNeighbour(request);
-        let answer = self.netlink.dump("list neighbours", &message)?;
-        let on_nic = answer.into_iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewNeighbour(one) => Neighbor::of(&one, self.index),
-            _ => None,
-        });
-        Ok(on_nic.collect())
-    }
+/// Has the kernel find out, or confirm, the MAC address of a neighbour on the interface with this
+/// index.
+pub(crate) fn resolve(
+    netlink: &mut Netlink,
+    index: u32,
+    address: IpAddr,
+) -> Result<(), NetlinkError> {
+    let mut request = NeighbourMessage::default();
+    request.header.family = family_of(address);
+    request.header.ifindex = index;
+    request.header.flags = NeighbourFlags::Use;
+    request.attributes.push(NeighbourAttribute::Destination(address.into()));
+    let message = RouteNetlinkMessage::NewNeighbour(request);
+    netlink.change(&format!("resolve {address}"), message, NLM_F_CREATE)
+}
+
+/// The neighbours on the interface with this index whose MAC addresses the kernel knows.
+pub(crate) fn neighbors(
+    netlink: &mut Netlink,
+    index: u32,
+    family: AddressFamily,
+) -> Result<Vec<Neighbor>, NetlinkError> {
+    let mut request = NeighbourMessage::default();
+    request.header.family = family;
+    request.attributes.push(NeighbourAttribute::IfIndex(index));
+    let message = RouteNetlinkMessage::GetNeighbour(request);
+    let answer = netlink.dump("list neighbours", &message)?;
+    let on_nic = answer.into_iter().filter_map(|message| match message {
+        RouteNetlinkMessage::NewNeighbour(one) => Neighbor::of(&one, index),
+        _ => None,
+    });
+    Ok(on_nic.collect())
 }
 
 /// A neighbour whose MAC address the kernel knows.
-struct Neighbor {
-    address: IpAddr,
-    mac: MacAddr,
+pub(crate) struct Neighbor {
+    pub(crate) address: IpAddr,
+    pub(crate) mac: MacAddr,
     /// Whether the kernel heard of it lately, or need not.
-    confirmed: bool,
+    pub(crate) confirmed: bool,
 }
 
 impl Neighbor {
@@ -220,7 +234,8 @@ fn next_hop(attributes: &[RouteAttribute], index: u32) -> Option<Option<IpAddr>>
         .then(|| gateway_of(attributes))
 }
 
-fn gateway_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+/// The gateway that a route's or next hop's attributes name.
+pub(crate) fn gateway_of(attributes: &[RouteAttribute]) -> Option<IpAddr> {
     attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(gateway) => address_of(gateway),
         // A gateway of the other family (RFC 8950).

@@ -86,6 +86,66 @@ pub(super) struct Value {
 // SAFETY: integers without padding between or behind them, laid out as in C.
 unsafe impl aya::Pod for Value {}
 
+/// Where other members' tunnels come to: this node's own addresses, and a UDP port. The default is
+/// nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunnelEnd {
+    /// The IPv4 address.
+    pub address4: Option<Ipv4Addr>,
+    /// The IPv6 address.
+    pub address6: Option<Ipv6Addr>,
+    /// The UDP port.
+    pub port: u16,
+}
+
+impl TunnelEnd {
+    /// The end at one address.
+    pub const fn new(address: IpAddr, port: u16) -> Self {
+        match address {
+            IpAddr::V4(address) => Self { address4: Some(address), address6: None, port },
+            IpAddr::V6(address) => Self { address4: None, address6: Some(address), port },
+        }
+    }
+
+    const fn value(&self) -> TunnelValue {
+        let none = TunnelValue { v6: [0; 16], v4: [0; 4], port: [0; 2], has_v4: 0, has_v6: 0 };
+        let mut value = TunnelValue { port: self.port.to_be_bytes(), ..none };
+        if let Some(address) = self.address4 {
+            (value.v4, value.has_v4) = (address.octets(), 1);
+        }
+        if let Some(address) = self.address6 {
+            (value.v6, value.has_v6) = (address.octets(), 1);
+        }
+        value
+    }
+}
+
+/// `struct tunnel_end` of `bpf/vipdp.bpf.c`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct TunnelValue {
+    v6: [u8; 16],
+    v4: [u8; 4],
+    port: [u8; 2],
+    has_v4: u8,
+    has_v6: u8,
+}
+
+// SAFETY: bytes without padding between or behind them, laid out as in C, whose length is a multiple
+// of its alignment there.
+unsafe impl aya::Pod for TunnelValue {}
+
+const _: () = assert!(size_of::<TunnelValue>() == 24, "the size of the C structure");
+
+/// The map `tunnels`.
+pub(super) struct TunnelsMap(pub(super) Array<MapData, TunnelValue>);
+
+impl TunnelsMap {
+    pub(super) fn set(&mut self, end: &TunnelEnd) -> Result<(), XdpError> {
+        in_map("tunnels", self.0.set(0, end.value(), 0))
+    }
+}
+
 /// The map `next_hops`.
 pub(super) struct NextHopsMap(pub(super) Array<MapData, Value>);
 

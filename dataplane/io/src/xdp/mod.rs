@@ -37,9 +37,9 @@ use thiserror::Error;
 use vipdp_core::prefix::Prefix;
 
 use crate::af_xdp::AfXdpPort;
-use addresses::{NextHopsMap, Vips};
+use addresses::{NextHopsMap, TunnelsMap, Vips};
 
-pub use addresses::{NextHops, VIPS_MAX};
+pub use addresses::{NextHops, TunnelEnd, VIPS_MAX};
 pub use queues::rx_queues;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vipdp.bpf.o"));
@@ -68,10 +68,10 @@ pub struct Counters {
     /// Frames sent to a socket. The socket may still have lost them: see
     /// [`Statistics`](crate::af_xdp::Statistics).
     pub redirected: u64,
-    /// Frames left to the kernel: those of no VIP and no next hop, and questions about one on
-    /// queues without a socket.
+    /// Frames left to the kernel: those of no VIP, no next hop and no tunnel, and questions about one
+    /// on queues without a socket.
     pub passed: u64,
-    /// Packets to a VIP on queues without a socket.
+    /// Packets to a VIP, and tunnels, on queues without a socket.
     pub dropped: u64,
 }
 
@@ -160,6 +160,7 @@ pub struct Program {
     sockets: XskMap<MapData>,
     vips: Vips,
     next_hops: NextHopsMap,
+    tunnels: TunnelsMap,
     frames: PerCpuArray<MapData, u64>,
 }
 
@@ -198,6 +199,7 @@ impl Program {
         service.set(vips)?;
         let mut hops = NextHopsMap(typed("next_hops", take(&mut ebpf, "next_hops"))?);
         hops.set(next_hops)?;
+        let tunnels = TunnelsMap(typed("tunnels", take(&mut ebpf, "tunnels"))?);
 
         let xdp = ebpf.program_mut("vipdp").expect("the object has the program");
         let xdp: &mut Xdp = xdp.try_into().expect("it is an XDP program");
@@ -211,7 +213,7 @@ impl Program {
                 ended => break ended?,
             }
         };
-        Ok(Self { _link: link, mode, sockets, vips: service, next_hops: hops, frames })
+        Ok(Self { _link: link, mode, sockets, vips: service, next_hops: hops, tunnels, frames })
     }
 
     /// [`Native`](AttachMode::Native) or [`Generic`](AttachMode::Generic): where the program runs.
@@ -248,6 +250,15 @@ impl Program {
     /// [`XdpError::NextHops`], with nothing changed; [`XdpError::Map`].
     pub fn set_next_hops(&mut self, next_hops: &NextHops) -> Result<(), XdpError> {
         self.next_hops.set(next_hops)
+    }
+
+    /// Sends the tunnels of other members that come to `end` to the ports too, in place of those that
+    /// came to an earlier one. A program that was just attached leaves them all to the kernel.
+    ///
+    /// # Errors
+    /// [`XdpError::Map`].
+    pub fn set_tunnel_end(&mut self, end: &TunnelEnd) -> Result<(), XdpError> {
+        self.tunnels.set(end)
     }
 
     /// What the program counted since it was attached.

@@ -9,6 +9,11 @@ const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd64, 0, 0, 0, 0, 0, 0, 1);
 const OTHER4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 54);
 const OTHER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x53, 0, 0, 0, 0, 0x54);
 
+/// The node's own addresses, and the port that tunnels come to.
+pub const NODE4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+pub const NODE6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, 2);
+pub const TUNNEL_PORT: u16 = 6080;
+
 /// Next hops: 100 from these on.
 pub const NEXT_HOP4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 200);
 pub const NEXT_HOP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 1, 0xffce);
@@ -152,6 +157,41 @@ pub fn beside_networks() -> Vec<Named> {
     ]
 }
 
+/// Tunnels to the node's own addresses: with [`TUNNEL_PORT`] as its tunnels' end, the ports'.
+pub fn of_tunnels() -> Vec<Named> {
+    let udp = udp_to(TUNNEL_PORT);
+    vec![
+        ("a tunnel", ethernet(IPV4, &ipv4(NODE4, UDP, &udp))),
+        ("a tagged tunnel", tagged(VLAN, IPV4, &ipv4(NODE4, UDP, &udp))),
+        ("a tunnel over IPv6", ethernet(IPV6, &ipv6(NODE6, UDP, &udp))),
+        ("a tagged tunnel over IPv6", tagged(VLAN, IPV6, &ipv6(NODE6, UDP, &udp))),
+    ]
+}
+
+/// What looks like one, and is the kernel's all the same.
+pub fn beside_tunnels() -> Vec<Named> {
+    let udp = udp_to(TUNNEL_PORT);
+    let tunnel = ipv4(NODE4, UDP, &udp);
+    let with = |change: fn(&mut Vec<u8>)| {
+        let mut packet = tunnel.clone();
+        change(&mut packet);
+        ethernet(IPV4, &packet)
+    };
+    vec![
+        ("to another port", ethernet(IPV4, &ipv4(NODE4, UDP, &udp_to(TUNNEL_PORT + 1)))),
+        ("to another address", ethernet(IPV4, &ipv4(OTHER4, UDP, &udp))),
+        ("by TCP", ethernet(IPV4, &ipv4(NODE4, TCP, &udp))),
+        ("a first fragment", with(|packet| packet[6] = 0x20)),
+        ("a later fragment", with(|packet| packet[7] = 1)),
+        ("with options", with(|packet| packet[0] = 0x46)),
+        ("cut short", ethernet(IPV4, &tunnel[..27])),
+        ("over IPv6 to another port", ethernet(IPV6, &ipv6(NODE6, UDP, &udp_to(53)))),
+        ("over IPv6 to another address", ethernet(IPV6, &ipv6(OTHER6, UDP, &udp))),
+        ("over IPv6 in a fragment", ethernet(IPV6, &ipv6(NODE6, FRAGMENT, &[0; 20]))),
+        ("over IPv6 cut short", ethernet(IPV6, &ipv6(NODE6, UDP, &udp)[..47])),
+    ]
+}
+
 /// The next hop with this number; `u16::MAX` stands for the address before the first.
 fn next_hop4(number: u16) -> Ipv4Addr {
     let first = NEXT_HOP4.to_bits();
@@ -249,6 +289,13 @@ fn ipv6(dst: Ipv6Addr, next_header: u8, payload: &[u8]) -> Vec<u8> {
 fn udp(flow: u16) -> Vec<u8> {
     let [high, low] = (1024 + flow).to_be_bytes();
     vec![high, low, 0, 53, 0, 12, 0, 0, b'f', b'l', b'o', b'w']
+}
+
+/// The same to another port.
+fn udp_to(port: u16) -> Vec<u8> {
+    let mut datagram = udp(0);
+    datagram[2..4].copy_from_slice(&port.to_be_bytes());
+    datagram
 }
 
 /// RFC 826.

@@ -30,10 +30,10 @@ use std::time::Duration;
 use frames::{VIP4, VIP6};
 use lab::{Lab, inside, until};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use vipdp_core::port::{BURST, Port};
+use vipdp_core::port::{BURST, HEADROOM, Port};
 use vipdp_core::prefix::Prefix;
 use vipdp_io::af_xdp::{AfXdpPort, FRAME_LEN_MAX, Frame, OpenError, Options, ZeroCopy};
-use vipdp_io::xdp::{AttachMode, NextHops, Program, XdpError, rx_queues};
+use vipdp_io::xdp::{AttachMode, NextHops, Program, TunnelEnd, XdpError, rx_queues};
 
 const NODE: &str = "node0";
 
@@ -497,6 +497,79 @@ fn addresses_of_a_network_are_vips_and_next_hops_are_only_asked_for() {
     let error = program.set_next_hops(&beyond).expect_err("there is none above");
     assert!(matches!(error, XdpError::NextHops { .. }), "{error}");
     ports.iter().for_each(assert_nothing_held);
+}
+
+/// Everything else to the node's own addresses stays with the kernel: its sessions with routers, its
+/// heartbeats, its operator's shell.
+#[test]
+fn tunnels_to_the_node_arrive_and_all_else_reaches_the_kernel() {
+    let lab = Lab::new();
+    let (mut program, mut ports) = node(&lab);
+    let wire = lab.wire();
+    let (tunnels, others) = (frames::of_tunnels(), frames::beside_tunnels());
+    let passed = |program: &Program| program.counters().expect("counters").passed;
+    let pass = |program: &Program, frames: &[(&str, Vec<u8>)]| {
+        let before = passed(program);
+        frames.iter().for_each(|(_, frame)| wire.send(frame));
+        until("the program to pass them", || passed(program) >= before + frames.len() as u64);
+    };
+    pass(&program, &tunnels);
+
+    let both = TunnelEnd {
+        address4: Some(frames::NODE4),
+        address6: Some(frames::NODE6),
+        port: frames::TUNNEL_PORT,
+    };
+    program.set_tunnel_end(&both).expect("set");
+    for (kind, frame) in &tunnels {
+        wire.send(frame);
+        assert_eq!(receive(&mut ports, 1), [frame.as_slice()], "{kind}");
+    }
+    pass(&program, &others);
+    assert_eq!(program.counters().expect("counters").redirected, tunnels.len() as u64);
+
+    // Of one family alone, and then of none.
+    let of_v6 = TunnelEnd::new(frames::NODE6.into(), frames::TUNNEL_PORT);
+    program.set_tunnel_end(&of_v6).expect("set");
+    let (v4, v6) = tunnels.split_at(2);
+    pass(&program, v4);
+    wire.send(&v6[0].1);
+    assert_eq!(receive(&mut ports, 1), [v6[0].1.as_slice()]);
+    program.set_tunnel_end(&TunnelEnd::default()).expect("set");
+    pass(&program, &tunnels);
+    ports.iter().for_each(assert_nothing_held);
+}
+
+#[test]
+fn a_frame_grows_at_its_front_and_leaves_as_long_as_it_then_is() {
+    let lab = Lab::with_queues(1);
+    let (_program, mut ports) = node(&lab);
+    let [port] = ports.as_mut_slice() else { panic!("one queue") };
+    let wire = lab.wire();
+    let came = frames::padded(&frames::udp_flow(1), 1400);
+    wire.send(&came);
+    let mut burst = Vec::new();
+    until("the frame", || {
+        port.housekeeping();
+        port.rx_burst(&mut burst) == 1
+    });
+    let mut frame = burst.pop().expect("it");
+    assert_eq!(port.bytes(&frame), came);
+    let headers = &frames::experimental(7, HEADROOM)[..];
+    port.pull(&mut frame, 14);
+    port.push(&mut frame, 14 + HEADROOM);
+    port.buffer_mut(&mut frame)[..HEADROOM].copy_from_slice(headers);
+    assert_eq!(port.tx_burst(&mut vec![frame]), 0);
+    let sent = [headers, &came].concat();
+    until("the longer frame", || {
+        port.housekeeping();
+        wire.receive_experimental().is_some_and(|frame| {
+            assert_eq!(frame, sent);
+            true
+        })
+    });
+    settle(port);
+    assert_nothing_held(port);
 }
 
 #[test]

@@ -17,6 +17,7 @@
 
 mod lab;
 mod networks;
+mod paths;
 mod segment;
 
 use std::io::{BufRead, BufReader, Read, Write};
