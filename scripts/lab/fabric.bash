@@ -33,7 +33,8 @@ hosts_of() { seq "$1" "$LEAVES" "$((NODES + SPARES))"; }
 # that another sends it alike.
 add_fabric_router() {
     add_namespace "$1"
-    settings "$PREFIX-$1" net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+    settings "$PREFIX-$1" net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 \
+        net.ipv6.conf.all.keep_addr_on_down=1
     spread_by_flow "$1"
     ip -n "$PREFIX-$1" address add "$2/32" dev lo
     ip -n "$PREFIX-$1" address add "$3/128" dev lo
@@ -283,25 +284,36 @@ next_hops() {
         jq '[.[] | if .nexthops then .nexthops[] else . end] | length'
 }
 
-# has_routes SPINES_WANTED: every spine has so many ways to both VIPs.
-has_routes() {
-    local spine vip
-    for ((spine = 1; spine <= SPINES; spine++)); do
-        for vip in "$VIP4" "$VIP6"; do
-            [[ $(next_hops "spine$spine" "$vip") == "$1" ]] || return 1
-        done
-    done
-}
-
-# announcing_leaves: how many leaves have a node that announces, when all is well.
-announcing_leaves() {
-    local number leaves=()
-    for ((number = 1; number <= NODES + SPARES; number++)); do
+# announcing LEAF: how many of its nodes announce, when all is well.
+announcing() {
+    local number count=0
+    for number in $(hosts_of "$1"); do
         if [[ $WITH_VIPDP == no ]] || is_running "$STATE/n$number/vipdp.pid"; then
-            leaves[$(leaf_number "$number")]=yes
+            count=$((count + 1))
         fi
     done
-    echo "${#leaves[@]}"
+    echo "$count"
+}
+
+# has_routes: to both VIPs every leaf has a way by each of its nodes, and every spine by each leaf that has nodes.
+has_routes() {
+    local router vip count leaves=0
+    local -A ways
+    for ((router = 1; router <= LEAVES; router++)); do
+        count=$(announcing "$router")
+        if ((count)); then
+            ways[leaf$router]=$count
+            leaves=$((leaves + 1))
+        fi
+    done
+    for ((router = 1; router <= SPINES; router++)); do
+        ways[spine$router]=$leaves
+    done
+    for router in "${!ways[@]}"; do
+        for vip in "$VIP4" "$VIP6"; do
+            [[ $(next_hops "$router" "$vip") == "${ways[$router]}" ]] || return 1
+        done
+    done
 }
 
 # print_routes: what each router knows of the VIPs.
