@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Parser;
 use vipdp::cli;
 use vipdp::config::*;
+use vipdp_core::anycast::Steering;
 use vipdp_core::hash::HashInput;
 use vipdp_core::tiered::{Search, TieredMac};
 use vipdp_core::wire::ethernet::MacAddr;
@@ -234,6 +235,7 @@ fn the_cluster_hash_is_of_the_meaning() {
     let same = [
         (cluster, "id = 53", "# a comment\n\n id=53 # another"),
         (cluster, "id = 53", "id = 0x35\nprofile = \"default\"\nhash = \"address\""),
+        (cluster, "id = 53", "id = 53\nall_down = \"serve\""),
         (cluster, "\"192.0.2.53\", \"2001:db8:53::53\"", "\"2001:DB8:53:0::53\", \"192.0.2.53\""),
         ("cluster.key", "1 0001", "2 0001"),
         ("node.toml", "slot = 0", "slot = 1\npoll = \"busy\""),
@@ -248,6 +250,7 @@ fn the_cluster_hash_is_of_the_meaning() {
         (cluster, "id = 53", "id = 53\nhash = \"address-and-port\""),
         (cluster, "id = 53", "id = 53\nsticky_udp_ports = [443]"),
         (cluster, "id = 53", "id = 53\nvlan = 1"),
+        (cluster, "id = 53", "id = 53\nall_down = \"withdraw\""),
         (cluster, "id = 53", "id = 53\nprofile = \"fast\""),
         (
             cluster,
@@ -309,6 +312,118 @@ fn the_cluster_hash_covers_the_next_hops() {
     };
     assert_eq!(hash("00:00:5e:00:53:02"), hash("00:00:5E:00:53:02"));
     assert_ne!(hash("00:00:5e:00:53:02"), hash("00:00:5e:00:53:05"));
+}
+
+#[test]
+fn the_cluster_hash_covers_the_steering() {
+    let hash = |table: &'static str| {
+        let edit = move |path: &Path, text: String| match path == Path::new("cluster.toml") {
+            true => text.replace("[[member]]\nslot = 0", &format!("{table}[[member]]\nslot = 0")),
+            false => text,
+        };
+        config_with("good/anycast_interface", edit).cluster_hash
+    };
+    let base = hash("");
+    assert_eq!(hash("[anycast]\nsteer = false\nforward = \"mac\"\ngue_port = 1\n"), base);
+    assert_eq!(hash("[heartbeat]\ntransport = \"unicast\"\n"), base);
+    let mut hashes = std::collections::HashSet::from([base]);
+    for table in [
+        "[anycast]\nsteer = true\n",
+        "[anycast]\nsteer = true\nforward = \"mac\"\n",
+        "[anycast]\nsteer = true\ngue_port = 6081\n",
+    ] {
+        assert!(hashes.insert(hash(table)), "{table}");
+    }
+}
+
+#[test]
+fn routes_are_announced_by_an_interface_or_by_bgp() {
+    let Config { node, cluster, .. } = config("good/anycast_interface");
+    let announce = node.announce.unwrap();
+    assert_eq!(announce.by, AnnounceBy::Interface("lo".parse().unwrap()));
+    assert_eq!(announce.withdraw, Duration::from_secs(2));
+    assert_eq!(cluster.mode, IngressMode::Anycast(AnycastConfig { steering: None }));
+    assert_eq!(cluster.all_down, AllDown::Serve);
+    assert_eq!(cluster.heartbeat.transport, HeartbeatTransport::Unicast);
+    assert!(config("good/anycast_interface").notes().is_empty(), "two may both serve");
+
+    let config = config("good/anycast_everything");
+    assert!(config.notes().is_empty());
+    let Config { node, cluster, .. } = config;
+    let steering = Some(Steering::Gue { port: 6081 });
+    assert_eq!(cluster.mode, IngressMode::Anycast(AnycastConfig { steering }));
+    assert_eq!(
+        (cluster.all_down, cluster.partition),
+        (AllDown::Withdraw, PartitionGuard::Majority)
+    );
+    let announce = node.announce.unwrap();
+    assert_eq!(announce.withdraw, Duration::from_millis(500));
+    let AnnounceBy::Bgp(bgp) = announce.by else { panic!("{:?}", announce.by) };
+    let peer = |target, remote_as| BgpPeerConfig {
+        target,
+        remote_as,
+        password: None,
+        port: 179,
+        multihop: 1,
+        passive: false,
+        bfd: true,
+    };
+    let address = |address: &str| BgpTarget::Address(address.parse().unwrap());
+    let [first, second, third] = &bgp.peers[..] else { panic!("{:?}", bgp.peers) };
+    assert_eq!(first.password.as_ref().unwrap().as_bytes(), b"not a word");
+    let far = peer(address("10.1.1.1"), BgpRemoteAs::Exactly(65_001));
+    let far = BgpPeerConfig { port: 1179, multihop: 3, passive: true, bfd: false, ..far };
+    assert_eq!(*first, BgpPeerConfig { password: first.password.clone(), ..far });
+    let interface = BgpTarget::Interface("eth1".parse().unwrap());
+    assert_eq!(*second, peer(interface, BgpRemoteAs::External));
+    let last = peer(address("2001:db8::1"), BgpRemoteAs::Exactly(u32::MAX));
+    assert_eq!(*third, BgpPeerConfig { bfd: false, ..last });
+    let rest = BgpConfig {
+        asn: 4_200_000_011,
+        router_id: Ipv4Addr::new(10, 0, 0, 11),
+        hold_s: 0,
+        communities: vec![0xfdf3_0064, 0xffff_ff01],
+        large_communities: vec![[4_200_000_011, 1, 2]],
+        med: Some(0),
+        graceful_restart_s: 120,
+        link_bandwidth: true,
+        next_hop4: Some(Ipv4Addr::new(10, 0, 0, 11)),
+        next_hop6: Some("2001:db8::11".parse().unwrap()),
+        bfd: BfdConfig { interval: Duration::from_millis(10), multiplier: 50 },
+        peers: bgp.peers.clone(),
+    };
+    assert_eq!(*bgp, rest);
+}
+
+#[test]
+fn routes_that_no_session_can_carry_are_pointed_out() {
+    let without = |path: &Path, text: String| match path == Path::new("node.toml") {
+        true => text.replace("next_hop6 = \"2001:db8::11\"\n", ""),
+        false => text,
+    };
+    let notes = config_with("good/anycast_everything", without).notes();
+    assert_eq!(notes.len(), 1);
+    assert!(notes[0].starts_with("node.toml: bgp.next_hop6: "), "{notes:?}");
+}
+
+#[test]
+fn a_password_that_others_can_read_is_refused() {
+    let node = fixtures().join("good/anycast_everything/node.toml");
+    let read = |mode| {
+        Config::from_sources(&node, |path| {
+            let is_node = path == node;
+            let file =
+                if path.exists() { path.into() } else { fixtures().join("base/cluster.key") };
+            Ok(Source { mode: if is_node { mode } else { 0o600 }, ..source(&file)? })
+        })
+    };
+    read(0o600).unwrap();
+    let error = read(0o644).unwrap_err().to_string();
+    assert!(
+        error.contains("bgp.peer[0].password: found a secret in a file of mode 0644"),
+        "{error}"
+    );
+    assert!(!error.contains("not a word"), "{error}");
 }
 
 /// The examples name no key, for one must not be shared: each is read with a new one.

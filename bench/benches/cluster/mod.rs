@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use vipdp::cluster::config::{
-    ClusterConfig, ConfigId, Lists, Member, Parameters, Partition, Timing,
+    AllDown, ClusterConfig, ConfigId, Lists, Member, Parameters, Partition, Timing,
 };
 use vipdp::cluster::node::{Destination, Input, Node, Output};
 use vipdp::cluster::wire::{Body, Message};
@@ -57,6 +57,8 @@ impl Life {
             members: Slot::all().map(member).collect(),
             timing: Timing::DEFAULT,
             partition: Partition::None,
+            all_down: AllDown::Serve,
+            steers: false,
             lists: Lists::Buckets,
             assignment_seed: [9; 16],
         });

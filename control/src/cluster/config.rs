@@ -25,8 +25,13 @@ pub struct Parameters {
     pub timing: Timing,
     /// What a node does when it may be cut off from the others.
     pub partition: Partition,
+    /// Who serves when no member that is alive is well.
+    pub all_down: AllDown,
     /// What the preference lists are of.
     pub lists: Lists,
+    /// Whether packets come to nodes that do not have their bucket, and are sent on: each node then
+    /// remembers who had each bucket before. They always do with [`Lists::Addresses`].
+    pub steers: bool,
     /// The seed of the preference lists of buckets.
     pub assignment_seed: [u8; 16],
 }
@@ -93,6 +98,15 @@ pub enum Partition {
     Majority,
     /// Only nodes that reach the router serve, and that no such node reports dead.
     Gateway,
+}
+
+/// Who serves when the service of every member that is alive is unwell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllDown {
+    /// All of them, as if they were well.
+    Serve,
+    /// Nobody.
+    Withdraw,
 }
 
 const MS: u64 = 1_000_000;
@@ -208,6 +222,16 @@ impl ClusterConfig {
     /// What a node does when it may be cut off from the others.
     pub fn partition(&self) -> Partition {
         self.parameters.partition
+    }
+
+    /// Who serves when no member that is alive is well.
+    pub fn all_down(&self) -> AllDown {
+        self.parameters.all_down
+    }
+
+    /// Whether packets come to nodes that do not have their bucket, and are sent on.
+    pub fn sends_on(&self) -> bool {
+        self.parameters.steers || self.assignment.is_of_addresses()
     }
 
     /// The preference lists.
@@ -334,7 +358,9 @@ mod tests {
             members: vec![member(0), member(1)],
             timing: Timing::DEFAULT,
             partition: Partition::None,
+            all_down: AllDown::Serve,
             lists: Lists::Buckets,
+            steers: false,
             assignment_seed: [0; 16],
         }
     }

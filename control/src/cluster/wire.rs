@@ -221,6 +221,12 @@ impl NodeFlags {
         Self(self.0 & flags.0)
     }
 
+    /// These without `flags`.
+    #[must_use]
+    pub const fn without(self, flags: Self) -> Self {
+        Self(self.0 & !flags.0)
+    }
+
     /// Whether a node in this state may own anything: it neither listens nor is fenced.
     pub const fn may_own(self) -> bool {
         self.0 & (Self::LISTEN.0 | Self::FENCED.0) == 0

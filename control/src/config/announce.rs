@@ -77,6 +77,7 @@ pub(super) fn read<'s>(section: &mut Section<'s>, errors: &mut Errors) -> Announ
     let interface = section.optional("announce_interface", errors, node::interface);
     let withdraw = section
         .optional("withdraw_ms", errors, |f| f.integer(WITHDRAW_MS, "a number of milliseconds"));
+    let has_table = section.has("bgp");
     let table = section.table("bgp", errors);
     let table_place = table.as_ref().map(|table| table.place.clone());
     let bgp = table.map(|table| bgp::read(table, errors));
@@ -105,7 +106,7 @@ pub(super) fn read<'s>(section: &mut Section<'s>, errors: &mut Errors) -> Announ
             if let Some(interface) = &interface {
                 errors.push(unfit(&interface.place, "bgp", "interface"));
             }
-            if table_place.is_none() {
+            if !has_table {
                 let remedy = "add the table [bgp] with as = 65011, router_id = \"10.0.0.11\", and a \
                               [[bgp.peer]]";
                 errors.push(place.error(" without [bgp]", remedy));

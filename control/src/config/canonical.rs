@@ -9,6 +9,7 @@ use vipdp_core::hash::HashInput;
 use super::cluster::{AllDown, ClusterFile, HeartbeatTransport};
 use super::ingress::IngressMode;
 use super::keys::Keys;
+use super::tiered::ClaimsBy;
 
 /// The first 8 bytes, big-endian, of the SHA-256 of the canonical text.
 ///
@@ -82,7 +83,7 @@ fn text(cluster: &ClusterFile) -> String {
     line("linger_s", &cluster.timing.linger.as_secs());
     line("partition", &cluster.partition.label());
     // The default is not written: so nodes of versions that do not know it agree with those that do.
-    if cluster.all_down != AllDown::Serve {
+    if cluster.all_down != AllDown::Serve && !is_by_wire(cluster) {
         line("all_down", &cluster.all_down.label());
     }
     let mut gateway = cluster.partition.gateway().to_vec();
@@ -108,4 +109,9 @@ fn text(cluster: &ClusterFile) -> String {
         }
     }
     text
+}
+
+/// Whether nobody can know that all are down: then there is nothing to agree on.
+fn is_by_wire(cluster: &ClusterFile) -> bool {
+    matches!(cluster.mode, IngressMode::Tiered(tiered) if tiered.claims == ClaimsBy::Wire)
 }

@@ -207,9 +207,7 @@ fn read_rest(
     let sticky_udp_ports = sticky_udp_ports(section, errors);
     let timing =
         timing::read(section, members.iter().filter(|member| !member.removed).count(), errors);
-    let all_down = section.or_default("all_down", AllDown::Serve, errors, |f| {
-        f.choice(&[("serve", AllDown::Serve), ("withdraw", AllDown::Withdraw)])
-    });
+    let all_down = all_down(section, wire.is_some(), errors);
     let heartbeat = heartbeat(section, members, ingress, errors);
     check_tunnel(members, ingress, heartbeat, errors);
     Some(ClusterFile {
@@ -227,6 +225,20 @@ fn read_rest(
         heartbeat: heartbeat?,
         members: Vec::new(),
     })
+}
+
+/// Who serves when nobody is well. Without heartbeats, none knows of the others.
+fn all_down(section: &mut Section<'_>, is_by_wire: bool, errors: &mut Errors) -> AllDown {
+    let all_down = section.optional("all_down", errors, |f| {
+        f.choice(&[("serve", AllDown::Serve), ("withdraw", AllDown::Withdraw)])
+    });
+    let default = if is_by_wire { AllDown::Withdraw } else { AllDown::Serve };
+    let Some(Located { value, place }) = all_down else { return default };
+    if is_by_wire && value == AllDown::Serve {
+        let why = " beside claims = \"wire\", by which no node knows that all are down";
+        errors.push(place.error(why, "remove it, or give claims = \"heartbeat\""));
+    }
+    value
 }
 
 /// What of a client decides who serves it, where the router does not.

@@ -103,7 +103,7 @@ pub(super) fn read(
             PartitionGuard::None
         }
         (Some(Located { value: Kind::Majority, place }), None) => {
-            check_majority(&place, present, errors);
+            check_majority(&place, present, "\"gateway\" or \"none\"", errors);
             PartitionGuard::Majority
         }
         (Some(Located { value: Kind::None, .. }) | None, None) => PartitionGuard::None,
@@ -127,18 +127,18 @@ fn read_anycast(
     }
     match kind {
         Some(Located { value: Kind::Majority, place }) => {
-            check_majority(&place, present, errors);
+            check_majority(&place, present, "\"none\"", errors);
             PartitionGuard::Majority
         }
         _ => PartitionGuard::None,
     }
 }
 
-fn check_majority(place: &Place<'_>, present: usize, errors: &mut Errors) {
+/// Of fewer than three members, a majority is all. `others` are what to give instead.
+fn check_majority(place: &Place<'_>, present: usize, others: &str, errors: &mut Errors) {
     if (1..MAJORITY_MEMBERS_MIN).contains(&present) {
         let why = format!(", in a cluster of {present}, where one failure stops all");
-        let remedy =
-            format!("give \"gateway\" or \"none\", or at least {MAJORITY_MEMBERS_MIN} members");
+        let remedy = format!("give {others}, or at least {MAJORITY_MEMBERS_MIN} members");
         errors.push(place.error(&why, remedy));
     }
 }

@@ -46,11 +46,11 @@ use vipdp_io::realtime;
 use crate::admin::{AdminHandler, AdminServer, Limits};
 use crate::cluster::auth::{KeyId, Keyring};
 use crate::cluster::config::{
-    ClusterConfig, ConfigId, Lists, Member, Parameters, Partition, Timing,
+    AllDown, ClusterConfig, ConfigId, Lists, Member, Parameters, Partition, Timing,
 };
 use crate::cluster::node::Node;
 use crate::cluster::wire_node::{MemberMacs, WireNode};
-use crate::config::{ClaimsBy, Config, HeartbeatTransport, IngressMode, PartitionGuard};
+use crate::config::{self, ClaimsBy, Config, HeartbeatTransport, IngressMode, PartitionGuard};
 use crate::health::Monitor;
 use announce::Announcements;
 use clock::monotonic_ns;
@@ -280,12 +280,17 @@ pub fn cluster_config(config: &Config) -> Result<ClusterConfig> {
             PartitionGuard::Majority => Partition::Majority,
             PartitionGuard::Gateway(_) => Partition::Gateway,
         },
+        all_down: match cluster.all_down {
+            config::AllDown::Serve => AllDown::Serve,
+            config::AllDown::Withdraw => AllDown::Withdraw,
+        },
         lists: match cluster.mode {
             IngressMode::SharedMac(_) | IngressMode::Anycast(_) => Lists::Buckets,
             IngressMode::Tiered(tiered) => {
                 Lists::Addresses { tiers: tiered.tiers, compact: tiered.compact }
             }
         },
+        steers: is_steered(config),
         assignment_seed: config.keys.assignment_seed(),
     };
     Ok(ClusterConfig::new(parameters)?)
@@ -306,6 +311,11 @@ fn protocol(
         .context("cannot open the heartbeats' socket")?;
     let node = Node::new(cluster, slot, random::word()?, seed, monotonic_ns());
     Ok((Protocol::Heartbeats(Box::new(node)), Some(transport)))
+}
+
+/// Whether packets come to nodes that do not have their bucket, and are sent on.
+fn is_steered(config: &Config) -> bool {
+    matches!(config.cluster.mode, IngressMode::Anycast(anycast) if anycast.steering.is_some())
 }
 
 /// Whether there are no heartbeats.

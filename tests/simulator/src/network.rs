@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use vipdp::cluster::auth::{KEY_LEN, KeyId, Keyring, OpenError, open, seal};
 use vipdp::cluster::config::{
-    ClusterConfig, ConfigId, Lists, Member, Parameters, Partition, Timing,
+    AllDown, ClusterConfig, ConfigId, Lists, Member, Parameters, Partition, Timing,
 };
 use vipdp::cluster::node::{Alarm, Destination, Input, Life, Node, Output, State};
 use vipdp::cluster::wire::{Body, Header, Message};
@@ -67,6 +67,8 @@ pub fn parameters(count: usize) -> Parameters {
         members: (0..count).map(member).collect(),
         timing: Timing::DEFAULT,
         partition: Partition::None,
+        all_down: AllDown::Serve,
+        steers: false,
         lists: Lists::Buckets,
         assignment_seed: [5; 16],
     }

@@ -1,6 +1,8 @@
-//! Who had each next-hop address before, so that the data plane finds the flows that began there.
+//! Who had each bucket before, so that the data plane finds the flows that began there. In the
+//! tiered mode a bucket stands for a next-hop address, in the anycast mode it is a slice of the
+//! clients.
 //!
-//! Where buckets are slices of the clients, every node sees every packet, and nobody asks.
+//! In the shared-mac mode every node sees every packet, and nobody asks.
 
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use vipdp_core::tiered::{Owners, PreviousOwners};
 use super::Node;
 use crate::cluster::config::SlotSet;
 
-/// How many claimants of an address are remembered: its owner, this node and two more.
+/// How many claimants of a bucket are remembered: its owner, this node and two more.
 const REMEMBERED: usize = 4;
 
 /// How soon a member that was stopped and started is back: until then nobody resets what may be its
@@ -19,7 +21,7 @@ const REMEMBERED: usize = 4;
 /// one that has died.
 pub(in crate::cluster) const RETURN_NS: u64 = 10_000_000_000;
 
-/// The last claimants of each address.
+/// The last claimants of each bucket.
 #[derive(Debug, Default)]
 pub(super) struct History {
     /// The last one first. Empty as long as nobody asks.
@@ -43,7 +45,7 @@ struct Basis {
 impl Node {
     /// Takes note that `claimant` has begun to claim `buckets`.
     pub(super) fn remember(&mut self, claimant: Slot, buckets: &BucketSet) {
-        if !self.config.assignment().is_of_addresses() || buckets.is_empty() {
+        if !self.config.sends_on() || buckets.is_empty() {
             return;
         }
         let history = &mut self.history;
@@ -58,7 +60,7 @@ impl Node {
         self.table_changed = true;
     }
 
-    /// Who has and had each address: the members that are alive and can be reached.
+    /// Who has and had each bucket: the members that are alive and can be reached.
     pub(super) fn previous_owners(&mut self) -> Arc<PreviousOwners> {
         let reachable = |&slot: &Slot| self.peer(slot).alive && self.peer(slot).mac.is_some();
         let mut alive: SlotSet = self.others().filter(reachable).collect();
@@ -100,7 +102,7 @@ impl Node {
         self.others().any(is_away)
     }
 
-    /// Who has and had the address `bucket`, of those `alive`.
+    /// Who has and had `bucket`, of those `alive`.
     fn owners(&self, bucket: Bucket, alive: SlotSet) -> Owners {
         let claimants = self.history.claimants[bucket.index()];
         let is_alive = |slot: &Slot| alive.contains(*slot);

@@ -22,7 +22,7 @@
 //! phase      listening, hold, drain, damping, fencing, configurations, a late loop
 //! send       messages out, acknowledged leases
 //! vote       who may serve where only a majority does
-//! history    who had each address before
+//! history    who had each bucket before, where packets are sent on
 //! view       what is told to operators
 //! ```
 //!
@@ -101,7 +101,12 @@ pub struct Node {
     hold_until: Option<u64>,
     draining: bool,
     drained_at: u64,
+    /// Whether the service is well, as this node tells the others.
     willing: bool,
+    /// When a service that has come back while nobody's was well will be told of.
+    recovered_until: Option<u64>,
+    /// Whether those that are unwell serve all the same: nobody is well.
+    all_down: bool,
     gateway: bool,
     fenced: bool,
     /// Whether an operator was told of it.
@@ -131,7 +136,7 @@ pub struct Node {
     held_since: Box<[u64]>,
     /// Since when each bucket that is not in `claimed` is not.
     unclaimed_since: Box<[u64]>,
-    /// Who claimed each address, where buckets stand for addresses.
+    /// Who claimed each bucket, where packets are sent on.
     history: History,
     /// Buckets whose flows may still be here, and until when, oldest first.
     lingering: Vec<(u64, BucketSet)>,
@@ -209,7 +214,7 @@ pub enum Output {
         holdings: Holdings,
         /// When the data plane stops accepting new flows, unless it is told anew.
         lease_until_ns: u64,
-        /// Where buckets stand for addresses: who has and had each of them. Else nobody.
+        /// Where packets are sent on: who has and had each bucket. Else nobody.
         owners: Arc<PreviousOwners>,
     },
     /// This node has become the owner of these. They are in the table that follows.
@@ -309,6 +314,8 @@ impl Node {
             draining: false,
             drained_at: 0,
             willing: true,
+            recovered_until: None,
+            all_down: false,
             gateway: false,
             fenced: false,
             fence_told: false,
@@ -359,7 +366,7 @@ impl Node {
         let ticks = matches!(input, Input::Tick);
         match input {
             Input::Message(message) => self.receive(&message, out),
-            Input::Health { willing } => self.set_willing(willing),
+            Input::Health { willing } => self.set_well(willing),
             Input::Drain(drain) => self.set_draining(drain),
             Input::Gateway(reached) => self.set_gateway(reached),
             Input::Config(config) => self.stage(config),
@@ -395,6 +402,7 @@ impl Node {
         }
         self.end_listening(ticks);
         self.fence_if_cut_off(ticks, out);
+        self.update_all_down(ticks);
         self.update_share(ticks);
         self.update_clique();
         self.update_support(ticks);

@@ -5,6 +5,7 @@ use vipdp_core::slot::Slot;
 
 use super::targets::Tier;
 use super::{Node, Output};
+use crate::cluster::config::AllDown;
 
 /// Buckets that this node became candidate for at the same time.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ impl Node {
         self.close_claimed_batches(out);
         self.yield_to_claims(out);
         self.grant_to_targets();
+        self.withdraw_if_unwell(out);
         if ticks {
             self.update_orphans();
         }
@@ -124,6 +126,19 @@ impl Node {
         self.beat_now = true;
         out.push(Output::Release(lost.clone()));
         self.linger(lost, out);
+    }
+
+    /// Owner -> Idle: the service is unwell, nobody takes the bucket over, and then nobody is to serve
+    /// it.
+    fn withdraw_if_unwell(&mut self, out: &mut Vec<Output>) {
+        if self.willing || self.config.all_down() != AllDown::Withdraw {
+            return;
+        }
+        let lost: BucketSet =
+            self.owned.iter().filter(|&bucket| self.heir(bucket).is_none()).collect();
+        if !lost.is_empty() {
+            self.release(&lost, out);
+        }
     }
 
     /// Any -> Idle.
@@ -293,10 +308,13 @@ impl Node {
         out.push(Output::Claim(won.clone()));
     }
 
-    /// The target of `bucket` that this node may hand it to.
+    /// The target of `bucket` that this node may hand it to. One that waits out its hold is spared,
+    /// unless this node must not serve at all.
     pub(super) fn heir(&self, bucket: Bucket) -> Option<Slot> {
+        let must_not_serve = !self.willing && self.config.all_down() == AllDown::Withdraw;
         match self.targets.of(bucket) {
             Some((slot, Tier::Eligible)) if slot != self.me => Some(slot),
+            Some((slot, Tier::Waiting)) if slot != self.me && must_not_serve => Some(slot),
             _ => None,
         }
     }

@@ -6,14 +6,22 @@ use std::sync::Arc;
 use vipdp_core::slot::Slot;
 use vipdp_core::wire::ethernet::MacAddr;
 
+use super::peer::Peer;
 use super::{Alarm, Node, Output};
-use crate::cluster::config::{ClusterConfig, Partition};
+use crate::cluster::config::{AllDown, ClusterConfig, Partition};
 use crate::cluster::wire::NodeFlags;
 
 /// Into how many steps a ramp is cut: each moves buckets once.
 const RAMP_STEPS: u64 = 16;
 /// A VIP is defended at most once in ten seconds (RFC 5227, section 1.1: DEFEND_INTERVAL).
 const DEFEND_INTERVAL_NS: u64 = 10_000_000_000;
+
+/// How many nodes there are, and how many of them have a service that is unwell.
+#[derive(Clone, Copy, Default)]
+struct Count {
+    all: usize,
+    unwell: usize,
+}
 
 impl Node {
     /// A loop that was late doubts itself before it doubts others: their deadlines move by its
@@ -84,14 +92,68 @@ impl Node {
         }
     }
 
-    /// Whether the service is healthy.
-    pub(super) fn set_willing(&mut self, willing: bool) {
-        if willing && !self.willing {
-            self.hold_until = Some(self.now + self.timing.hold_ns);
+    /// Whether the service is well. One that has come back waits for the hold before it takes its
+    /// buckets. Where nobody is well and all serve, it has not lost them: it waits with telling, so
+    /// that all that come back within the hold do so together, and nothing moves between them.
+    pub(super) fn set_well(&mut self, well: bool) {
+        if !well {
+            self.recovered_until = None;
+            self.tell_willing(false);
+        } else if !self.willing && self.recovered_until.is_none() {
+            let until = self.now + self.timing.hold_ns;
+            if self.all_down {
+                self.recovered_until = Some(until);
+                self.unsettled = true;
+            } else {
+                self.hold_until = Some(until);
+                self.tell_willing(true);
+            }
         }
+    }
+
+    fn tell_willing(&mut self, willing: bool) {
         self.beat_now |= willing != self.willing;
         self.unsettled |= willing != self.willing;
         self.willing = willing;
+    }
+
+    /// Finds out whether nobody is well, of those that are alive and may serve. Those that are to be
+    /// emptied do not count, unless there is nobody else.
+    pub(super) fn update_all_down(&mut self, ticks: bool) {
+        self.tell_of_recovery(ticks);
+        let of_others = self.others().map(|slot| self.peer(slot));
+        let of_others = of_others.filter(|peer| peer.alive).map(|peer| peer.flags);
+        let all = of_others.chain([self.own_flags()]).filter(|flags| flags.may_own());
+        let (mut drained, mut rest) = (Count::default(), Count::default());
+        for flags in all {
+            let is_drained = flags.contains(NodeFlags::DRAINING);
+            let count = if is_drained { &mut drained } else { &mut rest };
+            count.all += 1;
+            count.unwell += usize::from(flags.contains(NodeFlags::UNWILLING));
+        }
+        let counted = if rest.all > 0 { rest } else { drained };
+        let is_down = counted.all > 0 && counted.unwell == counted.all;
+        self.all_down = is_down && self.config.all_down() == AllDown::Serve;
+    }
+
+    /// Tells that this node is well again when it has waited long enough, or as soon as somebody else
+    /// is, or where there is nobody to wait for.
+    fn tell_of_recovery(&mut self, ticks: bool) {
+        let Some(until) = self.recovered_until else { return };
+        let not_well = NodeFlags::UNWILLING.with(NodeFlags::DRAINING, true);
+        let mut others = self.others().map(|slot| self.peer(slot)).filter(|peer| peer.alive);
+        let is_alone = others.clone().next().is_none();
+        let is_well =
+            |peer: &Peer| peer.may_own() && peer.flags.and(not_well) == NodeFlags::default();
+        if is_alone || others.any(is_well) || ticks && self.now >= until {
+            self.recovered_until = None;
+            self.tell_willing(true);
+        }
+    }
+
+    /// Whether this node may serve: it is well, or nobody is.
+    pub(super) fn is_willing(&self) -> bool {
+        self.willing || self.all_down
     }
 
     /// Whether the operator wants this node emptied. It moves a bucket away and back at most once
@@ -133,15 +195,19 @@ impl Node {
             let peer = self.peer(slot);
             peer.alive && peer.suppresses_me
         });
-        let removed =
-            self.staged.as_ref().is_some_and(|staged| !staged.present().contains(self.me));
-        let none = self.draining || !self.willing || suppressed || removed || !self.serves();
+        let removed = self.is_to_be_removed();
+        let none = self.draining || !self.is_willing() || suppressed || removed || !self.serves();
         let share = if none { 0 } else { self.share_of_hold() };
         // Only a tick may find that time has passed.
         if share != self.share && (ticks || share == 0) {
             self.share = share;
             self.beat_now = true;
         }
+    }
+
+    /// Whether this node is no member any more of the configuration that is staged.
+    pub(super) fn is_to_be_removed(&self) -> bool {
+        self.staged.as_ref().is_some_and(|staged| !staged.present().contains(self.me))
     }
 
     /// What part the hold and the ramp allow.

@@ -300,7 +300,8 @@ impl Node {
         for cohort in self.cohorts.iter().filter(|_| !self.votes()) {
             by(cohort.since + 2 * beat);
         }
-        for time in self.listen_until.into_iter().chain(self.hold_until) {
+        let waits = [self.listen_until, self.hold_until, self.recovered_until];
+        for time in waits.into_iter().flatten() {
             if time > self.now {
                 by(time);
             }

@@ -139,20 +139,15 @@ impl Node {
         (tier.is_none(), tier, rank)
     }
 
+    /// What decides of what `slot` says about what it may own. Where nobody is well, not that it is
+    /// not.
     fn standing(&self, slot: Slot) -> Standing {
-        if slot == self.me {
-            Standing { share: self.share, flags: self.own_flags() }
+        let (share, flags) = if slot == self.me {
+            (self.share, self.own_flags())
         } else {
-            let peer = self.peer(slot);
-            Standing { share: peer.share, flags: peer.flags }
-        }
-        .relevant()
-    }
-}
-
-impl Standing {
-    /// Without what does not decide about targets.
-    fn relevant(self) -> Self {
-        Self { flags: self.flags.and(NodeFlags::RELAYED), ..self }
+            (self.peer(slot).share, self.peer(slot).flags)
+        };
+        let ignored = if self.all_down { NodeFlags::UNWILLING } else { NodeFlags::default() };
+        Standing { share, flags: flags.and(NodeFlags::RELAYED).without(ignored) }
     }
 }

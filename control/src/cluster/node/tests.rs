@@ -5,7 +5,7 @@
 use vipdp_core::bucket::Bucket;
 
 use super::*;
-use crate::cluster::config::{ConfigId, Lists, Member, Parameters, Partition};
+use crate::cluster::config::{AllDown, ConfigId, Lists, Member, Parameters, Partition};
 use crate::cluster::wire::{Body, Entry, EntryFlags, Header, NodeFlags, proof, session_tag};
 
 mod votes;
@@ -28,7 +28,9 @@ fn parameters(partition: Partition) -> Parameters {
         members: (0..3).map(member).collect(),
         timing: Timing::DEFAULT,
         partition,
+        all_down: AllDown::Serve,
         lists: Lists::Buckets,
+        steers: false,
         assignment_seed: [9; 16],
     }
 }

@@ -21,6 +21,8 @@ pub struct View {
     pub staged: Option<u32>,
     /// When its lease ends, if it stands still from now on.
     pub lease_until_ns: u64,
+    /// Whether those serve that are unwell: nobody is well.
+    pub all_down: bool,
     /// The members without tombstones, this node among them, in ascending order of their slots.
     pub members: Vec<MemberView>,
     /// Who serves each bucket, as far as this node has heard; `None` for nobody.
@@ -129,6 +131,7 @@ impl Node {
             config: self.config.id(),
             staged: self.staged.as_ref().map(|staged| staged.id().generation),
             lease_until_ns: self.lease_until(),
+            all_down: self.all_down,
             members: members.iter().map(|slot| self.member_view(slot)).collect(),
             owners: Bucket::all().map(|bucket| self.owner(bucket)).collect(),
         }
@@ -147,6 +150,12 @@ impl Node {
     /// What this node is up to.
     pub fn state(&self) -> State {
         State::of_flags(self.own_flags())
+    }
+
+    /// Whether this node is to have routes to the VIPs lead to it, where it announces such: it
+    /// serves, whatever share of the buckets it has.
+    pub fn announces(&self) -> bool {
+        self.serves() && self.is_willing() && !self.draining && !self.is_to_be_removed()
     }
 
     /// Whether this node answers for any bucket: one that drains may stop once it does not.

@@ -6,7 +6,7 @@
 use vipdp_core::snapshot::Holding;
 
 use super::*;
-use crate::cluster::config::{ConfigId, Lists, Member, Parameters};
+use crate::cluster::config::{AllDown, ConfigId, Lists, Member, Parameters};
 use crate::cluster::node::State;
 
 const MS: u64 = 1_000_000;
@@ -37,6 +37,8 @@ pub(super) fn parameters(members: u8, tiers: usize) -> Parameters {
         members: (0..members).map(member).collect(),
         timing: Timing::DEFAULT,
         partition: Partition::None,
+        all_down: AllDown::Withdraw,
+        steers: false,
         lists: Lists::Addresses { tiers, compact: false },
         assignment_seed: [0; 16],
     }

@@ -19,6 +19,7 @@ impl WireNode {
             config: self.config.id(),
             staged: None,
             lease_until_ns: self.lease_until(),
+            all_down: false,
             members: members.iter().map(|slot| self.member_view(slot, &owners)).collect(),
             owners,
         }
