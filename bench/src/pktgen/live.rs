@@ -1,0 +1,197 @@
+//! The BPF programs: sending by live frames, and counting what comes back.
+//!
+//! Maps and structures are those of `bpf/pktgen.bpf.c`, written here as bytes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::{Array, MapData, PerCpuArray, PerCpuValues};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
+use aya::{Ebpf, include_bytes_aligned};
+use nix::net::if_::if_nametoindex;
+
+use super::flows::{DRAWS, Flows};
+use super::report::Tally;
+use super::template::Template;
+use super::{End, Sent};
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pktgen.bpf.o"));
+
+/// Bytes of a template that the program writes anew: all headers.
+const HEADERS_MAX: usize = 96;
+/// `sizeof(struct settings)`.
+const SETTINGS_LEN: usize = 32;
+/// `sizeof(struct template)`.
+const TEMPLATE_LEN: usize = HEADERS_MAX + 48;
+/// `sizeof(struct progress)`, in words.
+const PROGRESS_WORDS: usize = 5;
+/// `sizeof(struct tally)`, in words.
+const TALLY_WORDS: usize = 2;
+/// `enum kind`.
+const KINDS: [&str; 8] =
+    ["udp", "tcp-syn-ack", "tcp-reset", "tcp-other", "icmp", "arp", "neighbor", "other"];
+
+/// Frames that the kernel hands to the program at once.
+const BATCH: u32 = 64;
+/// Calls of the program in one run of the kernel's loop: setting it up takes some 20 ms.
+const REPEAT: u32 = 1 << 20;
+
+/// The loaded programs. Dropping them takes them off the interface.
+pub(super) struct Programs {
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    pub(super) fn load() -> Result<Self> {
+        Ok(Self { ebpf: Ebpf::load(OBJECT).context("the kernel refuses pktgen's programs")? })
+    }
+
+    fn program(&mut self, name: &str) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut(name).context("no such program")?;
+        Ok(program.try_into()?)
+    }
+
+    fn array<const N: usize>(&mut self, name: &str) -> Result<Array<&mut MapData, [u8; N]>> {
+        Ok(Array::try_from(self.ebpf.map_mut(name).context("no such map")?)?)
+    }
+
+    /// From now on counts what arrives on `interface`, and drops what is for the flows.
+    pub(super) fn count_received(&mut self, interface: &str) -> Result<()> {
+        let receive = self.program("receive")?;
+        receive.load()?;
+        receive
+            .attach(interface, XdpMode::Driver)
+            .or_else(|_| receive.attach(interface, XdpMode::Skb))
+            .with_context(|| format!("cannot count what comes back on {interface}"))?;
+        Ok(())
+    }
+
+    /// What came back, by kind.
+    pub(super) fn received(&self) -> Result<BTreeMap<&'static str, Tally>> {
+        let map = self.ebpf.map("received").context("no such map")?;
+        let map: PerCpuArray<_, [u64; TALLY_WORDS]> = PerCpuArray::try_from(map)?;
+        let mut received = BTreeMap::new();
+        for (kind, name) in KINDS.into_iter().enumerate() {
+            let [frames, bytes] = summed(&map.get(&(kind as u32), 0)?);
+            if frames > 0 {
+                received.insert(name, Tally { frames, bytes });
+            }
+        }
+        Ok(received)
+    }
+
+    /// Sends out of `interface`.
+    pub(super) fn transmit(
+        &mut self,
+        interface: &str,
+        templates: &[Template],
+        flows: &Flows,
+        interval_ns: u64,
+        end: &End<'_>,
+    ) -> Result<Sent> {
+        let index = if_nametoindex(interface)
+            .with_context(|| format!("no interface is called {interface}"))?;
+        self.array("settings")?.set(0, settings(templates, flows, interval_ns, end.packets), 0)?;
+        let mut map = self.array("templates")?;
+        for (number, template) in (0..).zip(templates) {
+            map.set(number, encoded(template), 0)?;
+        }
+        if let Some(draws) = flows.draws() {
+            let mut map = self.array("draws")?;
+            for (turn, flow) in (0..DRAWS as u32).zip(draws) {
+                map.set(turn, flow.to_ne_bytes(), 0)?;
+            }
+        }
+        self.program("transmit")?.load()?;
+        // struct xdp_md: a frame as long as the data, as if it had come in on the interface.
+        let len = templates[0].bytes.len() as u32;
+        let context: Vec<u8> =
+            [0, len, 0, index, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+        loop {
+            let sent = self.progress()?;
+            if sent.packets >= end.packets || end.has_come() {
+                return Ok(sent);
+            }
+            let options = TestRunOptions {
+                data_in: Some(&templates[0].bytes),
+                ctx_in: Some(&context),
+                repeat: REPEAT,
+                attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+                ..TestRunOptions::new()
+            };
+            self.program("transmit")?
+                .test_run(options)
+                .context("the kernel does not run programs on live frames: Linux 5.18 does")?;
+        }
+    }
+
+    fn progress(&self) -> Result<Sent> {
+        let map = self.ebpf.map("progress").context("no such map")?;
+        let map: Array<_, [u64; PROGRESS_WORDS]> = Array::try_from(map)?;
+        let [packets, _, first_ns, last_ns, given_up] = map.get(&0, 0)?;
+        ensure!(given_up == 0, "the program could make no packet {given_up} times");
+        let seconds = last_ns.saturating_sub(first_ns) as f64 / 1e9;
+        Ok(Sent { packets, refused: 0, seconds })
+    }
+}
+
+fn summed<const N: usize>(values: &PerCpuValues<[u64; N]>) -> [u64; N] {
+    let mut sum = [0; N];
+    for value in values.iter() {
+        for (sum, value) in sum.iter_mut().zip(value) {
+            *sum += value;
+        }
+    }
+    sum
+}
+
+/// `struct settings`.
+fn settings(
+    templates: &[Template],
+    flows: &Flows,
+    interval_ns: u64,
+    packets: u64,
+) -> [u8; SETTINGS_LEN] {
+    let words = [
+        templates.len() as u32,
+        flows.addresses(),
+        flows.ports(),
+        u32::from(flows.draws().is_some()),
+    ];
+    let mut bytes = interval_ns.to_ne_bytes().to_vec();
+    bytes.extend(packets.to_ne_bytes());
+    bytes.extend(words.into_iter().flat_map(u32::to_ne_bytes));
+    bytes.try_into().expect("all of its members")
+}
+
+/// `struct template`.
+fn encoded(template: &Template) -> [u8; TEMPLATE_LEN] {
+    let mut bytes = template.bytes.clone();
+    bytes.resize(HEADERS_MAX, 0);
+    bytes.extend((template.bytes.len() as u32).to_ne_bytes());
+    let (v4, v6) = match template.source {
+        IpAddr::V4(first) => (first.to_bits(), 0),
+        IpAddr::V6(first) => (0, first.to_bits()),
+    };
+    bytes.extend(v4.to_ne_bytes());
+    bytes.extend(((v6 >> 64) as u64).to_ne_bytes());
+    bytes.extend((v6 as u64).to_ne_bytes());
+    let at = |offset: Option<usize>| offset.unwrap_or_default() as u16;
+    let offsets = [
+        template.source_at as u16,
+        template.source.is_ipv6().into(),
+        at(template.port_at),
+        template.port_first,
+        at(template.ip_checksum.map(|checksum| checksum.at)),
+        at(template.checksum.map(|checksum| checksum.at)),
+    ];
+    bytes.extend(offsets.into_iter().flat_map(u16::to_ne_bytes));
+    for checksum in [template.ip_checksum, template.checksum] {
+        let constant = checksum.map_or(0, |checksum| checksum.constant);
+        bytes.extend(constant.to_ne_bytes());
+    }
+    // The structure is aligned to eight bytes.
+    bytes.resize(TEMPLATE_LEN, 0);
+    bytes.try_into().expect("all of its members")
+}
