@@ -27,8 +27,6 @@ use vipdp_tests::wait::wait_until;
 
 const LEAVES: [&str; 4] = ["leaf1", "leaf2", "leaf3", "leaf4"];
 const NODES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
-/// All but the leaves of the nodes that fail in turn.
-const WITHOUT_LEAF1: [&str; 3] = ["leaf2", "leaf3", "leaf4"];
 
 const MS: u64 = 1_000_000;
 /// How long the network may take for what is no failure.
@@ -63,25 +61,28 @@ fn configurations(lab: &Lab, node: &str) -> Vec<String> {
     all
 }
 
-/// Stops the services of n1 and starts them again, and looks at the routes on every spine.
+/// Stops the services of a node and starts them again, and looks at the routes on every spine.
 #[track_caller]
-fn replay_the_seeds_session(lab: &Lab) {
+fn replay_the_seeds_session(lab: &Lab, node: &str) {
+    let of_others = |all: &[&'static str]| -> Vec<_> {
+        all.iter().copied().filter(|one| one[one.len() - 1..] != node[1..]).collect()
+    };
     assert!(lab.spines_use(&LEAVES), "four entries for the VIP on every spine");
     assert_served_by(lab, &NODES[..4]);
-    let before = configurations(lab, "n1");
+    let before = configurations(lab, node);
 
     let begin = Moment::now();
-    lab.topology("service-stop n1");
-    wait_until(SOON, "three entries", || lab.spines_use(&WITHOUT_LEAF1));
-    lab.say(&format!("three entries {} ms after the services stop", ms_since(begin)));
-    assert_served_by(lab, &NODES[1..4]);
+    lab.topology(&format!("service-stop {node}"));
+    wait_until(SOON, "three entries", || lab.spines_use(&of_others(&LEAVES)));
+    lab.say(&format!("{node}: three entries {} ms after its services stop", ms_since(begin)));
+    assert_served_by(lab, &of_others(&NODES[..4]));
 
-    lab.topology("service-start n1");
+    lab.topology(&format!("service-start {node}"));
     let begin = Moment::now();
     wait_until(SOON, "four entries", || lab.spines_use(&LEAVES));
-    lab.say(&format!("four entries {} ms after the services start", ms_since(begin)));
+    lab.say(&format!("{node}: four entries {} ms after its services start", ms_since(begin)));
     assert_served_by(lab, &NODES[..4]);
-    assert_eq!(configurations(lab, "n1"), before, "somebody touched a configuration");
+    assert_eq!(configurations(lab, node), before, "somebody touched a configuration");
 }
 
 fn ms_since(begin: Moment) -> u64 {
@@ -220,7 +221,7 @@ fn assert_flapping_is_damped(lab: &Lab) {
 #[test]
 fn health_decides_and_vipdps_speaker_tells_the_network() {
     let lab = Lab::up(&anycast(4, Anycast::default()));
-    replay_the_seeds_session(&lab);
+    replay_the_seeds_session(&lab, "n1");
     assert_failure_is_found(
         &lab,
         "n2 killed",
@@ -247,10 +248,14 @@ fn health_decides_and_vipdps_speaker_tells_the_network() {
     assert_flapping_is_damped(&lab);
 }
 
+/// n1 has FRR, n2 BIRD and n3 GoBGP, each with the configuration that comes with vipdp.
 #[test]
-fn health_decides_and_a_daemon_sees_it_on_the_loopback_interface() {
-    let anycast_by = |daemon| Anycast { announce: "interface", daemon, ..Anycast::default() };
-    replay_the_seeds_session(&Lab::up(&anycast(4, anycast_by("frr"))));
+fn health_decides_and_daemons_see_it_on_the_loopback_interface() {
+    let options = Anycast { announce: "interface", daemon: "mixed", ..Anycast::default() };
+    let lab = Lab::up(&anycast(4, Anycast { peers: "numbered", ..options }));
+    for node in ["n1", "n2", "n3"] {
+        replay_the_seeds_session(&lab, node);
+    }
 }
 
 /// 200 connections to both VIPs, until they are told to end: two lines a second each way. Those of

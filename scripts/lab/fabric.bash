@@ -297,17 +297,17 @@ announcing() {
 
 # has_routes: to both VIPs every leaf has a way by each of its nodes, and every spine by each leaf that has nodes.
 has_routes() {
-    local router vip count leaves=0
+    local router vip count used=0
     local -A ways
     for ((router = 1; router <= LEAVES; router++)); do
         count=$(announcing "$router")
         if ((count)); then
             ways[leaf$router]=$count
-            leaves=$((leaves + 1))
+            used=$((used + 1))
         fi
     done
     for ((router = 1; router <= SPINES; router++)); do
-        ways[spine$router]=$leaves
+        ways[spine$router]=$used
     done
     for router in "${!ways[@]}"; do
         for vip in "$VIP4" "$VIP6"; do
