@@ -42,15 +42,6 @@ const RATE: u64 = 2_000;
 /// Where a heartbeat names the key that it is signed with.
 const KEY_ID_AT: usize = 6;
 
-/// Starts the load, and waits until it flows.
-#[track_caller]
-fn start_load(lab: &Lab) -> Load {
-    let received = lab.status("n1").rx();
-    let load = Load::start(lab, &format!("--rate {RATE}"));
-    wait_until(SOON, "the load flows", || lab.status("n1").rx() >= received + RATE / 2);
-    load
-}
-
 /// Asserts that every lost query was sent within `GAP_MAX_NS` after `fault`, and that no more than
 /// `twice_max` queries were answered twice.
 #[track_caller]
@@ -143,26 +134,26 @@ fn generation(lab: &Lab, node: &str) -> u64 {
 fn a_killed_node_costs_a_gap_and_a_frozen_one_answers_nobody_late() {
     let lab = Lab::up(&Options::default());
 
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     let fault = lab.kill("n2");
     lab.wait_shared_by(&WITHOUT_N2, SOON);
     assert_lost_only_after(&lab, &load.stop(), "n2 killed", fault, 0);
     assert_served_by(&lab, &WITHOUT_N2);
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     lab.topology("start n2");
     lab.wait_shared_by(&NODES, SOON);
     load.stop().assert_all_answered();
 
     // Shorter than D: nobody notices but those who wait for an answer.
     let changes = ownership_changes(&lab, &NODES);
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     freeze(&lab, "n3", DETECTION * 6 / 10);
     assert_served_by(&lab, &NODES);
     load.stop().assert_all_answered_once();
     assert_eq!(ownership_changes(&lab, &NODES), changes, "n3 was frozen for less than D");
 
     // Longer: what waited for the frozen node has had its answer from others, or never gets one.
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     let fault = freeze(&lab, "n3", DETECTION * 3);
     wait_until(SOON, "n3 has found out", || log_of(&lab, "n3").contains("Late"));
     lab.wait_shared_by(&NODES, SOON);
@@ -176,7 +167,7 @@ fn a_link_that_goes_down_and_up_costs_a_gap_and_then_nothing() {
     let lab = Lab::up(&Options::default());
     let switch = lab.namespace("sw");
 
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     let fault = Moment::now();
     switch.run("ip link set n2 down");
     lab.wait_shared_by(&WITHOUT_N2, SOON);
@@ -185,7 +176,7 @@ fn a_link_that_goes_down_and_up_costs_a_gap_and_then_nothing() {
     wait_until(SOON, "n2 serves its side", || lab.status("n2").buckets.owned == BUCKETS);
 
     // Two sides that both serve everything become one.
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     let fault = Moment::now();
     switch.run("ip link set n2 up");
     lab.wait_shared_by(&NODES, SOON);
@@ -211,13 +202,13 @@ fn heartbeats_lost_one_way_leave_every_bucket_one_owner() {
     let serves_nothing = || lab.status("n3").buckets.owned == 0;
 
     // It hears that the others take it for dead.
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     let fault = cut("output");
     lab.wait_shared_by(&WITHOUT_N3, SOON);
     wait_until(SOON, "the mute node serves nothing", serves_nothing);
     assert_lost_only_after(&lab, &load.stop(), "n3 mute", fault, RATE / 5);
     assert_served_by(&lab, &WITHOUT_N3);
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     n3.run("nft delete table inet fault");
     lab.wait_shared_by(&NODES, SOON);
     load.stop().assert_all_answered();
@@ -226,14 +217,14 @@ fn heartbeats_lost_one_way_leave_every_bucket_one_owner() {
     change_cluster(&lab, |text| text.replace("\"none\"", "\"majority\""));
     reload(&lab, &NODES);
     wait_until(SOON, "the guard is in force", || NODES.iter().all(|n| generation(&lab, n) == 2));
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     let fault = cut("input");
     lab.wait_shared_by(&WITHOUT_N3, SOON);
     wait_until(SOON, "the deaf node is fenced", || lab.status("n3").node.state == "fenced");
     assert_eq!(lab.status("n3").buckets.owned, 0);
     assert_lost_only_after(&lab, &load.stop(), "n3 deaf", fault, RATE / 5);
     assert_served_by(&lab, &WITHOUT_N3);
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     n3.run("nft delete table inet fault");
     lab.wait_shared_by(&NODES, SOON);
     load.stop().assert_all_answered();
@@ -248,7 +239,7 @@ fn two_nodes_with_one_slot_never_serve_together_for_long() {
     let text = fs::read_to_string(&file).expect("the lab has written it");
     fs::write(&file, text.replace("slot = 4\n", "slot = 1\n")).expect("root may write it");
 
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     let fault = Moment::now();
     lab.topology("start n5");
     wait_until(SOON, "both raise an alarm", || {
@@ -263,7 +254,7 @@ fn two_nodes_with_one_slot_never_serve_together_for_long() {
     assert_lost_only_after(&lab, &load.stop(), "n5 in n2's slot", fault, RATE / 5);
     assert_served_by(&lab, &WITH_N5);
 
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     lab.topology("stop n5");
     lab.wait_shared_by(&NODES, SOON);
     load.stop().assert_all_answered();
@@ -296,7 +287,7 @@ fn clusters_on_one_segment_leave_each_other_alone() {
     let lab = Lab::up(&Options { nodes: 3, spares: 2, ..Options::default() });
     let changes = ownership_changes(&lab, &NODES);
     let joined = NODES.map(|node| lab.status(node).heartbeats.rejected);
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
 
     // One with the same id and another key, one with the same key and another id.
     let other_key = stranger(53, "192.0.2.54");
@@ -337,7 +328,7 @@ fn clusters_on_one_segment_leave_each_other_alone() {
 fn a_fifth_node_joins_under_load_and_no_query_is_lost() {
     const ALL: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
     let lab = Lab::up(&Options { spares: 1, ..Options::default() });
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     change_cluster(&lab, |text| {
         text + "\n[[member]]\nslot = 4\nname = \"n5\"\naddress = \"192.0.2.15\"\nweight = 1\n"
     });
@@ -362,7 +353,7 @@ fn keys_are_rotated_under_load_and_nothing_changes_hands() {
     let file = lab.shared_file("cluster.key");
     let first = fs::read_to_string(&file).expect("the lab has made it");
     let changes = ownership_changes(&lab, &NODES);
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
 
     let second = format!("2 {}", "5e".repeat(32));
     let is_old = |line: &&str| line.starts_with("1 ");

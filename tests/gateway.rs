@@ -56,15 +56,6 @@ fn serves_all(lab: &Lab, node: &str) -> bool {
     lab.status(node).buckets.owned == BUCKETS
 }
 
-/// Starts the load, and waits until it flows.
-#[track_caller]
-fn start_load(lab: &Lab) -> Load {
-    let received = lab.status("n2").rx();
-    let load = Load::start(lab, &format!("--rate {RATE}"));
-    wait_until(SOON, "the load flows", || lab.status("n2").rx() >= received + RATE / 2);
-    load
-}
-
 /// Asserts that both share all buckets, and that each query of a second has one answer.
 #[track_caller]
 fn assert_both_serve(lab: &Lab) {
@@ -115,7 +106,7 @@ fn a_node_that_does_not_reach_the_router_leaves_all_to_the_one_that_does() {
     let lab = pair();
     assert_both_serve(&lab);
 
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n2");
     let fault = Moment::now();
     isolate(&lab, true);
     wait_until(SOON, "n1 is fenced", || is_fenced(&lab, "n1"));
@@ -124,7 +115,7 @@ fn a_node_that_does_not_reach_the_router_leaves_all_to_the_one_that_does() {
     assert_n2_serves_all(&lab);
     assert_lost_only_after(&lab, &load.stop(), "n1 without the router", fault);
 
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n2");
     isolate(&lab, false);
     lab.wait_shared_by(&NODES, SOON);
     load.stop().assert_all_answered();
@@ -136,7 +127,7 @@ fn a_node_whose_link_is_cut_serves_nothing_and_comes_back_unnoticed() {
     let lab = pair();
     let switch = lab.namespace("sw");
 
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n2");
     let fault = Moment::now();
     switch.run("ip link set n1 down");
     wait_until(SOON, "n2 serves all", || serves_all(&lab, "n2"));
@@ -146,7 +137,7 @@ fn a_node_whose_link_is_cut_serves_nothing_and_comes_back_unnoticed() {
     assert!(is_fenced(&lab, "n1"));
 
     // Without the guard, both would serve everything here for a moment.
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n2");
     switch.run("ip link set n1 up");
     lab.wait_shared_by(&NODES, SOON);
     load.stop().assert_all_answered();
@@ -177,7 +168,7 @@ fn reload(lab: &Lab, generation: u32, guard: &str) -> Vec<Result<(), String>> {
 fn the_guard_is_set_up_changed_and_given_up_under_load() {
     let lab = Lab::up(&Options { nodes: 2, ..Options::default() });
     assert_eq!(lab.status("n1").node.gateway, None);
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n2");
     let goes_by = |generation, gateway: Option<&str>| {
         wait_until(SOON, &format!("both go by generation {generation}"), || {
             NODES.iter().all(|node| {

@@ -49,15 +49,6 @@ fn tiered(nodes: u8, mac: &'static str) -> Options {
     Options { mode: "tiered", nodes, mac, ..Options::default() }
 }
 
-/// Starts the load, and waits until it flows.
-#[track_caller]
-fn start_load(lab: &Lab) -> Load {
-    let received = lab.status("n1").rx();
-    let load = Load::start(lab, &format!("--rate {RATE}"));
-    wait_until(SOON, "the load flows", || lab.status("n1").rx() >= received + RATE / 10);
-    load
-}
-
 /// Asserts that each of the queries of some seconds has one answer, and that the named nodes share
 /// them evenly.
 #[track_caller]
@@ -124,7 +115,7 @@ fn addresses_of_a_killed_node_go_one_to_each_other_node() {
     assert_served_by(&lab, &NODES, 6);
 
     let before = owners(&lab, "n1");
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     let crash = lab.kill("n2");
     lab.wait_shared_by(&WITHOUT_N2, SOON);
     assert_lost_only_at(&lab, &load.stop(), "n2 killed", crash);
@@ -142,7 +133,7 @@ fn addresses_of_a_killed_node_go_one_to_each_other_node() {
     assert_served_by(&lab, &WITHOUT_N2, 1);
 
     // Two addresses of thirty had just these two. All others are served, as evenly as before.
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     lab.kill("n5");
     lab.wait_shared_by(&WITHOUT_BOTH, SOON);
     load.stop().assert_no_duplicates();
@@ -185,7 +176,7 @@ fn ignore_claims(router: &Namespace) {
 fn gap_of_kills(lab: &Lab, what: &str) -> u64 {
     let nodes = &NODES[..3];
     let gap_of = |node: &&str| {
-        let load = start_load(lab);
+        let load = Load::start_flowing(lab, RATE, "n1");
         let crash = lab.kill(node);
         let others: Vec<_> = nodes.iter().copied().filter(|other| other != node).collect();
         lab.wait_shared_by(&others, SOON);
@@ -515,7 +506,7 @@ fn a_stranger_who_has_a_next_hop_is_told_of_and_does_not_get_its_packets() {
     let (name4, name6) = (format!("address={ip4} "), format!("address={ip6} "));
 
     // It comes and says so, twice, as RFC 5227 has it: 2 s apart.
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n1");
     wait_until(SOON, "the router knows the next hop", is_right);
     let stranger = lab.namespace("n4");
     stranger.run(&format!("ip address add {ip4}/32 dev eth0"));

@@ -68,14 +68,6 @@ fn wait_owned(lab: &Lab, parts: &[(&str, usize)]) -> Vec<Option<u8>> {
     last
 }
 
-#[track_caller]
-fn start_load(lab: &Lab) -> Load {
-    let received = lab.status("n3").rx();
-    let load = Load::start(lab, &format!("--rate {RATE}"));
-    wait_until(SOON, "the load flows", || lab.status("n3").rx() >= received + RATE / 10);
-    load
-}
-
 /// Asserts that queries were lost only from `from` on, for `tiers` T and the slack, and that none
 /// was answered twice.
 #[track_caller]
@@ -158,7 +150,7 @@ fn silence_then_secondary_and_tertiary_claims_then_the_primary_returns_and_the_o
     }
 
     // Silence of n1: its two next hops go to one secondary each.
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n3");
     let crash = lab.kill("n1");
     let without_n1 = wait_owned(&lab, &[("n2", 3), ("n3", 3)]);
     assert_lost_only_at(&lab, &load.stop(), "n1 killed", crash, 1);
@@ -167,7 +159,7 @@ fn silence_then_secondary_and_tertiary_claims_then_the_primary_returns_and_the_o
     }
 
     // Silence of n2: n3 takes all, two of them as tertiary, after twice the time.
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n3");
     let crash = lab.kill("n2");
     wait_owned(&lab, &[("n3", 6)]);
     assert_lost_only_at(&lab, &load.stop(), "n2 killed", crash, 2);
@@ -175,7 +167,7 @@ fn silence_then_secondary_and_tertiary_claims_then_the_primary_returns_and_the_o
     // n1 returns, listens, and claims its own and what it is secondary of; n3 releases. Whoever was
     // connected to n3 stays so, and no query is lost.
     let transfers = Transfer::start_all(&lab, &transfers_of_six_seconds(&lab));
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n3");
     lab.topology("start n1");
     wait_owned(&lab, &[("n1", 3), ("n3", 3)]);
     load.stop().assert_all_answered();
@@ -183,7 +175,7 @@ fn silence_then_secondary_and_tertiary_claims_then_the_primary_returns_and_the_o
     lab.say("n1 is back");
 
     // n2 returns: all is as it was.
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n3");
     lab.topology("start n2");
     let in_the_end = wait_owned(&lab, &[("n1", 2), ("n2", 2), ("n3", 2)]);
     load.stop().assert_all_answered();
@@ -204,20 +196,20 @@ fn a_drained_node_falls_silent_and_one_that_stood_still_gives_way() {
     };
 
     // There is no hand-over: the others wait for the silence.
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n3");
     let drained = Moment::now();
     order("drain");
     wait_owned(&lab, &[("n1", 3), ("n3", 3)]);
     assert_lost_only_at(&lab, &load.stop(), "n2 drained", drained, 1);
     assert_eq!(lab.status("n2").node.state, "draining");
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n3");
     order("undrain");
     wait_owned(&lab, &all);
     load.stop().assert_all_answered();
 
     // Its control thread stands still for longer than T: its lease ends before the others take over.
     // Once it goes on, it listens before it claims anything.
-    let load = start_load(&lab);
+    let load = Load::start_flowing(&lab, RATE, "n3");
     let stopped = Moment::now();
     let stalled = Stalled::stop(lab.pid("n2"), "vipdp-control");
     wait_owned(&lab, &[("n1", 3), ("n3", 3)]);

@@ -1,4 +1,5 @@
 //! Load and measurement for vipdp.
 
+pub mod command;
 pub mod dns_load;
 pub mod pktgen;

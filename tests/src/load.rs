@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 
 use crate::lab::Lab;
 use crate::programs::programs;
+use crate::wait::wait_until;
 
 /// How many queries may have two answers while buckets move by plan.
 ///
@@ -89,6 +91,17 @@ impl Load {
             .stdout(Stdio::piped())
             .spawn();
         Self { process: process.expect("dns-load runs") }
+    }
+
+    /// Starts a load of `rate` queries a second, and waits until `node` has received as many packets
+    /// as a tenth of a second has.
+    #[track_caller]
+    pub fn start_flowing(lab: &Lab, rate: u64, node: &str) -> Self {
+        let received = lab.status(node).rx();
+        let load = Self::start(lab, &format!("--rate {rate}"));
+        let flows = || lab.status(node).rx() >= received + rate / 10;
+        wait_until(Duration::from_secs(20), "the load flows", flows);
+        load
     }
 
     /// Ends it, and waits for what is under way.
