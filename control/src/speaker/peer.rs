@@ -24,10 +24,11 @@ const CLOSING_NS: u64 = 1_000_000_000;
 const CLOSING_MAX: usize = 4;
 /// How much is read from one connection before others get their turn.
 const TURN_LEN: usize = 64 * 1024;
-/// How long BGP waits for BFD after BFD has found the path broken. Routers that make a BFD session
-/// only for a BGP session that is up would otherwise be waited for, and wait, for ever; and where
-/// the path is broken, BGP does not come up for that.
-const BFD_WAIT_NS: u64 = 30_000_000_000;
+/// How long BGP waits for BFD after BFD has found the path broken: as long as BFD needs at its slow
+/// pace to come up on a path that is whole, twice over. Not for ever: routers make the BFD session
+/// of an unnumbered peer only when its BGP session is up (FRR for one), and where the path is broken,
+/// TCP does not connect for that.
+const BFD_WAIT_NS: u64 = 3_000_000_000;
 
 /// A peer and all its sockets.
 #[derive(Debug)]
