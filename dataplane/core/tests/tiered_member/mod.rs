@@ -1,4 +1,5 @@
-//! A member of a cluster in the tiered mode: a whole worker over ports in memory.
+//! A member of a cluster in a mode in which a packet reaches one node: a whole worker over ports in
+//! memory. What is the tiered mode's alone says so.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -88,13 +89,8 @@ pub struct Member {
 impl Member {
     /// The member in slot `own` of `members` many, all alive. It holds nothing and knows of no owners.
     pub fn new(own: u8, members: u8, mac: TieredMac) -> Self {
-        let own = slot(own);
-        let mut peer_macs = [None; SLOTS];
-        for peer in (0..members).map(slot).filter(|&peer| peer != own) {
-            peer_macs[peer.index()] = Some(mac_of(peer));
-        }
         let tiered = Tiered {
-            slot: own,
+            slot: slot(own),
             cluster: CLUSTER,
             first4: Some(FIRST4),
             first6: Some(FIRST6),
@@ -102,12 +98,22 @@ impl Member {
             mac,
             search: Search::PreviousOwners,
         };
+        Self::in_mode(own, members, Ingress::Tiered(tiered))
+    }
+
+    /// The same in any mode.
+    pub fn in_mode(own: u8, members: u8, ingress: Ingress) -> Self {
+        let own = slot(own);
+        let mut peer_macs = [None; SLOTS];
+        for peer in (0..members).map(slot).filter(|&peer| peer != own) {
+            peer_macs[peer.index()] = Some(mac_of(peer));
+        }
         let vips = ["192.0.2.0/24", "2001:db8:53::/64"].map(|vip| vip.parse().unwrap());
         let service = Service {
             vips: Vips::new(vips),
             client_hash: ClientHash::new([7; 16], HashInput::Address),
             sticky_udp_ports: [QUIC].into(),
-            ingress: Ingress::Tiered(tiered),
+            ingress,
             own_mac: mac_of(own),
             host_mac: HOST,
             host_mtu: 1500,
