@@ -19,6 +19,9 @@ use crate::damping::Damping;
 /// kernel, or got no processor.
 const LATE_MAX: Duration = Duration::from_secs(10);
 
+/// Within what time of their start checks have their first turn: nobody serves before.
+const SPREAD_MAX: Duration = Duration::from_millis(100);
+
 /// The stack of a check's thread, bytes: memory may be locked, and there may be many checks.
 const STACK_LEN: usize = 512 * 1024;
 
@@ -191,8 +194,8 @@ impl Check {
     fn run(&self, mut probe: Probe, around: &Surroundings) {
         let _guard = TellWhenBroken { check: self, around };
         let interval = self.config.interval;
-        // Not all checks, of all nodes, at once.
-        let mut due = Instant::now() + interval.mul_f64(fraction() / 2.0);
+        // Not all checks at once.
+        let mut due = Instant::now() + interval.min(SPREAD_MAX).mul_f64(fraction());
         while !around.stop.wait(due) {
             let begin = Instant::now();
             let result = probe.run(&Patience::new(self.config.timeout, &around.stop));
