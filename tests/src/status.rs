@@ -104,6 +104,8 @@ pub struct Check {
     pub well: u64,
     /// How often it was well, and then was not.
     pub falls: u64,
+    /// The newest reason to find the service ill.
+    pub last_error: Option<String>,
 }
 
 /// The NIC.
