@@ -17,6 +17,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use crossbeam::queue::ArrayQueue;
 use frames::tcp_flags::{ACK, SYN};
 use frames::{HOST, Link, OWN, PEER, SHARED, SHARED_LINK, VIP4, VIP6, ip, ip_frame, tcp, udp, vip};
+use vipdp_core::anycast::{Anycast, PeerPath, Steering};
 use vipdp_core::bucket::{Bucket, BucketSet};
 use vipdp_core::counters::WorkerCounters;
 use vipdp_core::flow::FlowTable;
@@ -34,6 +35,17 @@ const BURSTS: u32 = 256;
 
 /// Frames that wait at once: an AF_XDP receive ring full.
 const RING: usize = 2048;
+
+/// The port that tunnels lead to.
+const GUE_PORT: u16 = 6080;
+
+/// The tunnel to the other member.
+const PEER_PATH: PeerPath = PeerPath {
+    source: IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1)),
+    destination: IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2)),
+    next_hop: Some(PEER),
+    mtu: 1500,
+};
 
 /// Takes every frame, and has none to send.
 struct Sink;
@@ -57,8 +69,21 @@ fn client6(n: u32) -> IpAddr {
 }
 
 fn worker(flows_max: usize, ingress: Ingress) -> Worker<MemoryPort, Sink> {
-    let mut peer_macs = [None; SLOTS];
+    let owned: BucketSet = Bucket::all().step_by(4).collect();
+    let owners = Owners { now: Slot::new(0), before: [Slot::new(1), None] };
+    worker_with(flows_max, ingress, &owned, [(Bucket::FIRST, owners)])
+}
+
+/// A worker of a node that owns those buckets, and knows so much of all owners.
+fn worker_with(
+    flows_max: usize,
+    ingress: Ingress,
+    owned: &BucketSet,
+    owners: impl IntoIterator<Item = (Bucket, Owners)>,
+) -> Worker<MemoryPort, Sink> {
+    let (mut peer_macs, mut peers) = ([None; SLOTS], [None; SLOTS]);
     peer_macs[1] = Some(PEER);
+    peers[1] = Some(PEER_PATH);
     let service = Service {
         vips: Vips::new([VIP4.into(), VIP6.into()]),
         client_hash: ClientHash::new([0x5a; 16], HashInput::Address),
@@ -69,16 +94,14 @@ fn worker(flows_max: usize, ingress: Ingress) -> Worker<MemoryPort, Sink> {
         host_mtu: 1500,
         vlan: None,
         peer_macs,
-        peers: [None; SLOTS],
+        peers,
         egress: None,
     };
-    let owned: BucketSet = Bucket::all().step_by(4).collect();
-    let owners = Owners { now: Slot::new(0), before: [Slot::new(1), None] };
     let snapshot = Snapshot {
         generation: 1,
         lease_until_ns: u64::MAX,
-        holdings: Holdings::owning(&owned),
-        previous: Arc::new(PreviousOwners::new(Slot::all().take(2), [(Bucket::FIRST, owners)])),
+        holdings: Holdings::owning(owned),
+        previous: Arc::new(PreviousOwners::new(Slot::all().take(2), owners)),
         latest: Some(Bucket::FIRST),
         service: Arc::new(service),
     };
@@ -107,6 +130,7 @@ fn run(worker: &mut Worker<MemoryPort, Sink>, frames: &[Vec<u8>], bursts: u64) -
             assert_eq!(worker.poll_once(1_000_000_000), BURST);
         }
         spent += CpuTime::now() - start;
+        worker.port_mut().sent.clear();
         left -= now;
     }
     spent
@@ -182,9 +206,58 @@ fn verdict_tiered(c: &mut Criterion<CpuTime>) {
     group.finish();
 }
 
+/// The same in the anycast mode, with steering by tunnels. What is sent on is sent by the port in memory,
+/// which makes a copy of it: some 20 ns a frame.
+fn verdict_anycast(c: &mut Criterion<CpuTime>) {
+    let mut group = c.benchmark_group("verdict_anycast");
+    group.throughput(Throughput::Elements(BURST as u64));
+    let steering = Some(Steering::Gue { port: GUE_PORT });
+    let anycast = Anycast { slot: Slot::all().next().expect("slot 0"), cluster: 1, steering };
+    let link = Link { to: OWN, ..SHARED_LINK };
+    for (family, client) in [("v4", client4 as fn(u32) -> IpAddr), ("v6", client6)] {
+        let packets = |protocol, transport: &[u8]| -> Vec<Vec<u8>> {
+            let of = |n| ip(client(n), vip(client(n)), protocol, transport);
+            (0..BURSTS * BURST as u32).map(of).collect()
+        };
+        let framed = |packets: &[Vec<u8>]| -> Vec<Vec<u8>> {
+            packets.iter().map(|packet| ip_frame(link, packet)).collect()
+        };
+        let dns = packets(UDP, &udp(40_000, 53, 50));
+        let syn = framed(&packets(TCP, &tcp(40_000, 53, SYN)));
+        let ack = framed(&packets(TCP, &tcp(40_000, 53, ACK)));
+        let tunnels: Vec<_> = dns.iter().map(|packet| tunnel(link, packet)).collect();
+        let dns = framed(&dns);
+        let mut measure = |name: &str, owner: u8, before: &[Vec<u8>], frames: &[Vec<u8>]| {
+            let owned = if owner == 0 { &BucketSet::FULL } else { &BucketSet::EMPTY };
+            let owners = Owners { now: Slot::new(owner), before: [None; 2] };
+            let owners = Bucket::all().map(|bucket| (bucket, owners));
+            let mut worker = worker_with(1 << 20, Ingress::Anycast(anycast), owned, owners);
+            run(&mut worker, before, (before.len() / BURST) as u64);
+            group.bench_function(BenchmarkId::new(name, family), |b| {
+                b.iter_custom(|bursts| run(&mut worker, frames, bursts));
+            });
+        };
+        measure("udp_ours", 0, &[], &dns);
+        measure("tcp_known", 0, &syn, &ack);
+        measure("udp_taken_out", 0, &[], &tunnels);
+        measure("udp_steered", 1, &[], &dns);
+    }
+    group.finish();
+}
+
+/// The tunnel of the member in slot 1 with a packet that it has steered here.
+fn tunnel(link: Link, packet: &[u8]) -> Vec<u8> {
+    let carried = if packet[0] >> 4 == 4 { 4 } else { 41 };
+    let mut datagram = udp(50_000, GUE_PORT, 8 + packet.len());
+    // Version 1 of the private data, slot 1, kind 5.
+    datagram[8..16].copy_from_slice(&[1, carried, 0, 0, 1, 1, 0x50, 0]);
+    datagram[16..].copy_from_slice(packet);
+    ip_frame(link, &ip(PEER_PATH.destination, PEER_PATH.source, UDP, &datagram))
+}
+
 criterion_group! {
     name = benches;
     config = CpuTime::criterion();
-    targets = verdict, verdict_tiered
+    targets = verdict, verdict_tiered, verdict_anycast
 }
 criterion_main!(benches);

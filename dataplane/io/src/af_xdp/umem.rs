@@ -438,6 +438,44 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_that_grew_or_shrank_at_its_front_is_still_its_chunks() {
+        let mut umem = umem();
+        for by in [-(HEADROOM as isize), -36, 36, 46] {
+            let start = umem.lend().expect("free");
+            let mut frame = umem.received(start + HEADROOM as u64, 60, 0).expect("it was lent");
+            umem.buffer_mut(&mut frame)[..60].fill(7);
+            match by {
+                0.. => umem.pull(&mut frame, by.unsigned_abs()),
+                _ => umem.push(&mut frame, by.unsigned_abs()),
+            }
+            let kept = 60 - by.max(0).unsigned_abs();
+            assert!(umem.bytes(&frame).ends_with(&[7; 60][..kept]));
+            assert_eq!(umem.bytes(&frame).len() as isize, 60 - by);
+            let (start, _) = umem.transmitted(frame);
+            umem.completed(start).expect("it was transmitted");
+            assert_whole(&umem);
+        }
+        assert_eq!(umem.accounting().free, 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "60 bytes off a frame of 60")]
+    fn something_is_left_of_a_frame() {
+        let mut umem = umem();
+        let start = umem.lend().expect("free");
+        let mut frame = umem.received(start + HEADROOM as u64, 60, 0).expect("it was lent");
+        umem.pull(&mut frame, 60);
+    }
+
+    #[test]
+    #[should_panic(expected = "257 bytes into a headroom of 256")]
+    fn a_frame_does_not_grow_into_another_chunk() {
+        let mut umem = umem();
+        let mut frame = umem.alloc().expect("free");
+        umem.push(&mut frame, 257);
+    }
+
+    #[test]
     fn descriptors_that_contradict_the_table_are_refused() {
         let mut umem = umem();
         let lent = umem.lend().expect("free");
