@@ -27,6 +27,10 @@ use super::patience::Patience;
 
 /// How much of what a command says is kept, bytes: the end of it.
 const SAID_MAX: usize = 256;
+/// How much is read at once, bytes.
+const CHUNK: usize = 4096;
+/// How much a pipe holds unless root makes it larger, bytes (pipe(7): /proc/sys/fs/pipe-max-size).
+const PIPE_MAX: usize = 1024 * 1024;
 /// How long a killed process may take to be gone. One that waits for a dead disk takes longer.
 const GONE_MAX: Duration = Duration::from_millis(500);
 /// The standard descriptors.
@@ -97,7 +101,7 @@ impl Runner {
         } else {
             let status = waitpid(running.pid, None).map_err(ProbeError::Spawn)?;
             if in_time.is_ok() {
-                running.read(&mut said);
+                running.drain(&mut said);
                 return judge(status, &said);
             }
         }
@@ -164,7 +168,7 @@ impl Running {
 
     /// Takes in what the command has said; returns whether it may say more.
     fn read(&self, said: &mut Vec<u8>) -> bool {
-        let mut chunk = [0; 4096];
+        let mut chunk = [0; CHUNK];
         match read(&self.output, &mut chunk) {
             Ok(0) => false,
             Ok(len) => {
@@ -173,6 +177,18 @@ impl Running {
                 true
             }
             Err(error) => matches!(error, Errno::EAGAIN | Errno::EINTR),
+        }
+    }
+
+    /// Takes in what the command had said when it ended: what is in the pipe, and no more, since
+    /// something that left the group may go on.
+    fn drain(&self, said: &mut Vec<u8>) {
+        for _ in 0..PIPE_MAX.div_ceil(CHUNK) {
+            let ready =
+                poll(&mut [PollFd::new(self.output.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO);
+            if ready != Ok(1) || !self.read(said) {
+                return;
+            }
         }
     }
 
