@@ -9,6 +9,7 @@ pub mod config;
 pub mod damping;
 pub mod health;
 pub mod plan;
+pub mod routes;
 pub mod runtime;
 pub mod speaker;
 pub mod status;

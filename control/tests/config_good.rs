@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
+use vipdp::bgp::{Community, RemoteAs};
 use vipdp::cli;
 use vipdp::config::*;
 use vipdp_core::anycast::Steering;
@@ -371,19 +372,19 @@ fn routes_are_announced_by_an_interface_or_by_bgp() {
     let address = |address: &str| BgpTarget::Address(address.parse().unwrap());
     let [first, second, third] = &bgp.peers[..] else { panic!("{:?}", bgp.peers) };
     assert_eq!(first.password.as_ref().unwrap().as_bytes(), b"not a word");
-    let far = peer(address("10.1.1.1"), BgpRemoteAs::Exactly(65_001));
+    let far = peer(address("10.1.1.1"), RemoteAs::Exactly(65_001));
     let far = BgpPeerConfig { port: 1179, multihop: 3, passive: true, bfd: false, ..far };
     assert_eq!(*first, BgpPeerConfig { password: first.password.clone(), ..far });
     let interface = BgpTarget::Interface("eth1".parse().unwrap());
-    assert_eq!(*second, peer(interface, BgpRemoteAs::External));
-    let last = peer(address("2001:db8::1"), BgpRemoteAs::Exactly(u32::MAX));
+    assert_eq!(*second, peer(interface, RemoteAs::External));
+    let last = peer(address("2001:db8::1"), RemoteAs::Exactly(u32::MAX));
     assert_eq!(*third, BgpPeerConfig { bfd: false, ..last });
     let rest = BgpConfig {
         asn: 4_200_000_011,
         router_id: Ipv4Addr::new(10, 0, 0, 11),
         hold_s: 0,
-        communities: vec![0xfdf3_0064, 0xffff_ff01],
-        large_communities: vec![[4_200_000_011, 1, 2]],
+        communities: vec![Community(0xfdf3_0064), Community(0xffff_ff01)],
+        large_communities: vec!["4200000011:1:2".parse().unwrap()],
         med: Some(0),
         graceful_restart_s: 120,
         link_bandwidth: true,

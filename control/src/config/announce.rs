@@ -65,7 +65,7 @@ enum Means {
 
 const INTERFACE_DEFAULT: &str = "lo";
 const WITHDRAW_MS_DEFAULT: u64 = 2000;
-const WITHDRAW_MS: std::ops::RangeInclusive<u64> = 0..=60_000;
+const WITHDRAW_MS: std::ops::RangeInclusive<u64> = 0..=30_000;
 
 /// Reads `announce` and what belongs to it.
 pub(super) fn read<'s>(section: &mut Section<'s>, errors: &mut Errors) -> AnnounceRead<'s> {

@@ -9,6 +9,7 @@ use super::bgp_peer;
 use super::error::ConfigError;
 use super::node::InterfaceName;
 use super::reader::{Errors, Field, Located, Place, Section};
+use crate::bgp::{Community, LargeCommunity, RemoteAs};
 
 /// What the BGP speaker needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +22,9 @@ pub struct BgpConfig {
     /// 4.2).
     pub hold_s: u16,
     /// The communities of every route (RFC 1997), in the order of the file.
-    pub communities: Vec<u32>,
+    pub communities: Vec<Community>,
     /// The large communities of every route (RFC 8092), in the order of the file.
-    pub large_communities: Vec<[u32; 3]>,
+    pub large_communities: Vec<LargeCommunity>,
     /// MULTI_EXIT_DISC of every route, if it has one.
     pub med: Option<u32>,
     /// How long peers keep the routes when the session is lost (RFC 4724), in seconds, 0..=4095; 0
@@ -57,7 +58,7 @@ pub struct BgpPeerConfig {
     /// Where it is.
     pub target: BgpTarget,
     /// The autonomous system that it must be of.
-    pub remote_as: BgpRemoteAs,
+    pub remote_as: RemoteAs,
     /// The secret of the session's TCP MD5 signatures (RFC 2385), if it has them.
     pub password: Option<Password>,
     /// The TCP port that it listens to.
@@ -86,15 +87,6 @@ impl fmt::Display for BgpTarget {
             Self::Interface(interface) => interface.fmt(f),
         }
     }
-}
-
-/// The autonomous system that a peer must be of. Never this node's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BgpRemoteAs {
-    /// This one.
-    Exactly(u32),
-    /// Any but this node's own.
-    External,
 }
 
 /// A secret, which is never shown.
@@ -231,58 +223,31 @@ fn bfd(section: Option<Section<'_>>, errors: &mut Errors) -> BfdConfig {
     BfdConfig { interval: interval.map_or(default.interval, |it| it.value), multiplier }
 }
 
-fn communities(section: &mut Section<'_>, errors: &mut Errors) -> Vec<u32> {
+fn communities(section: &mut Section<'_>, errors: &mut Errors) -> Vec<Community> {
     const EXPECTED: &str = "a list of communities, for example [\"65011:100\", \"no-export\"]";
     let read = section.list("communities", EXPECTED, errors, community);
     unique(read, "communities", errors)
 }
 
-fn large_communities(section: &mut Section<'_>, errors: &mut Errors) -> Vec<[u32; 3]> {
+fn large_communities(section: &mut Section<'_>, errors: &mut Errors) -> Vec<LargeCommunity> {
     const EXPECTED: &str = "a list of large communities, for example [\"65011:1:2\"]";
     let read = section.list("large_communities", EXPECTED, errors, |f| {
-        let text = f.text(EXPECTED)?;
-        parts(text).ok_or_else(|| {
-            f.place.error("", "give three numbers of 32 bits, for example \"65011:1:2\"")
-        })
+        f.parsed("three numbers of 32 bits, for example \"65011:1:2\"")
     });
     unique(read, "large communities", errors)
 }
 
-/// A community: two halves of 16 bits, or one of those with a meaning of their own.
-fn community(field: &Field<'_>) -> Result<u32, ConfigError> {
+/// A community, but not the one that vipdp itself adds to routes.
+fn community(field: &Field<'_>) -> Result<Community, ConfigError> {
     const EXPECTED: &str = "two numbers of 16 bits, for example \"65011:100\", or one of \
-                            \"no-export\", \"no-advertise\", \"no-export-subconfed\", \"no-peer\"";
-    /// RFC 8326: what vipdp itself marks routes with before it withdraws them.
-    const GRACEFUL_SHUTDOWN: u32 = 0xffff_0000;
-    let community = match field.text(EXPECTED)? {
-        // RFC 1997 and RFC 3765.
-        "no-export" => 0xffff_ff01,
-        "no-advertise" => 0xffff_ff02,
-        "no-export-subconfed" => 0xffff_ff03,
-        "no-peer" => 0xffff_ff04,
-        text => {
-            let halves: Option<[u16; 2]> = parts(text);
-            let [high, low] =
-                halves.ok_or_else(|| field.place.error("", format!("give {EXPECTED}")))?;
-            u32::from(high) << 16 | u32::from(low)
-        }
-    };
-    if community == GRACEFUL_SHUTDOWN {
+                            \"no-export\", \"no-advertise\", \"no-export-subconfed\", \"no-peer\", \
+                            \"blackhole\"";
+    let community = field.parsed(EXPECTED)?;
+    if community == Community::GRACEFUL_SHUTDOWN {
         let why = ", which makes a route the last resort";
         return Err(field.place.error(why, "remove it: vipdp adds it before it withdraws routes"));
     }
     Ok(community)
-}
-
-/// `N` decimal numbers with colons between.
-fn parts<T: std::str::FromStr + Copy + Default, const N: usize>(text: &str) -> Option<[T; N]> {
-    let mut numbers = [T::default(); N];
-    let mut parts = text.split(':');
-    for number in &mut numbers {
-        let part = parts.next().filter(|part| part.bytes().all(|digit| digit.is_ascii_digit()))?;
-        *number = part.parse().ok()?;
-    }
-    parts.next().is_none().then_some(numbers)
 }
 
 /// Each value once, and no more than fit well into one message.
@@ -305,15 +270,6 @@ fn unique<T: PartialEq>(read: Vec<Located<'_, T>>, what: &str, errors: &mut Erro
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_between_colons_are_read_strictly() {
-        assert_eq!(parts("65011:0"), Some([65_011_u16, 0]));
-        assert_eq!(parts("4294967295:1:2"), Some([u32::MAX, 1, 2]));
-        for wrong in ["", "1", "1:", ":1", "1:2:3", "+1:2", "65536:1", "1:-2", "1: 2"] {
-            assert_eq!(parts::<u16, 2>(wrong), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn a_password_is_not_shown() {

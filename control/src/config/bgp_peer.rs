@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use super::address;
-use super::bgp::{self, BGP_PEERS_MAX, BgpPeerConfig, BgpRemoteAs, BgpTarget, Password};
+use super::bgp::{self, BGP_PEERS_MAX, BgpPeerConfig, BgpTarget, Password};
 use super::error::ConfigError;
 use super::node;
 use super::reader::{Errors, Field, Located, Place, Section};
+use crate::bgp::RemoteAs;
 
 /// What was read of the tables.
 pub(super) struct PeersRead<'s> {
@@ -146,11 +147,11 @@ fn peer_address(field: &Field<'_>) -> Result<IpAddr, ConfigError> {
     address::unicast(field, EXPECTED)
 }
 
-fn remote_as(field: &Field<'_>, own_as: Option<u32>) -> Result<BgpRemoteAs, ConfigError> {
+fn remote_as(field: &Field<'_>, own_as: Option<u32>) -> Result<RemoteAs, ConfigError> {
     const EXPECTED: &str = "the number of the peer's autonomous system, or \"external\"";
     if let Ok(text) = field.text(EXPECTED) {
         return match text {
-            "external" => Ok(BgpRemoteAs::External),
+            "external" => Ok(RemoteAs::External),
             "internal" => Err(internal(field)),
             _ => Err(field.place.error("", format!("give {EXPECTED}"))),
         };
@@ -159,7 +160,7 @@ fn remote_as(field: &Field<'_>, own_as: Option<u32>) -> Result<BgpRemoteAs, Conf
     if own_as == Some(number) {
         return Err(internal(field));
     }
-    Ok(BgpRemoteAs::Exactly(number))
+    Ok(RemoteAs::Exactly(number))
 }
 
 /// Routers pass routes of internal peers only to external ones (RFC 4271, section 9.2.1): those of

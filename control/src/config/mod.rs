@@ -36,9 +36,7 @@ use std::path::{Path, PathBuf};
 
 pub use announce::{AnnounceBy, AnnounceConfig};
 pub use anycast::AnycastConfig;
-pub use bgp::{
-    BGP_PEERS_MAX, BfdConfig, BgpConfig, BgpPeerConfig, BgpRemoteAs, BgpTarget, Password,
-};
+pub use bgp::{BGP_PEERS_MAX, BfdConfig, BgpConfig, BgpPeerConfig, BgpTarget, Password};
 pub use cluster::{
     AllDown, ClusterFile, HeartbeatConfig, HeartbeatTransport, MemberConfig, STICKY_UDP_PORTS_MAX,
     WEIGHT_MAX,

@@ -19,12 +19,15 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, error, info, warn};
+use vipdp_core::anycast::PeerPath;
 use vipdp_core::bucket::BucketSet;
+use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{Holdings, Ingress, Publisher, Service, Snapshot};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::worker::HeardClaim;
 use vipdp_io::flow_file::FlowFile;
 use vipdp_io::neighbor::EgressTable;
+use vipdp_io::peer_path::PeerPaths;
 
 use super::acquired::Acquired;
 use super::announce::{Announcements, Table};
@@ -41,6 +44,7 @@ use crate::cluster::config::Timing;
 use crate::cluster::node::{Alarm, Destination, Input, Life, Output, View};
 use crate::cluster::wire::{MESSAGE_LEN_MAX, Message};
 use crate::health::Monitor;
+use crate::routes::{Routes, RoutesView};
 
 /// How many datagrams are taken before the timers get their turn: more than all 64 members send
 /// in one heartbeat interval, so that a flood delays the timers, but cannot stop them.
@@ -58,6 +62,12 @@ const STANDSTILL_NS: u64 = 500 * MS;
 
 /// How often routes and neighbours are copied from the kernel, with `egress = "tap"`.
 const EGRESS_NS: u64 = 1_000 * MS;
+
+/// How often the ways to the other members are asked for, where packets go to them in tunnels.
+const PATHS_NS: u64 = 1_000 * MS;
+
+/// How soon they are asked for again while the next hop towards a member that is alive is not known.
+const PATHS_MISSING_NS: u64 = 100 * MS;
 
 /// How soon a next hop that was missing is looked up again.
 const RESOLVING_NS: u64 = 10 * MS;
@@ -100,6 +110,8 @@ pub struct ControlView {
     pub gateway: Option<bool>,
     /// How packets reach the nodes.
     pub ingress: Ingress,
+    /// The routes to the VIPs, in the anycast mode.
+    pub routes: Option<RoutesView>,
 }
 
 /// What the control thread works with.
@@ -122,6 +134,10 @@ pub struct Control {
     pub egress: Option<EgressTable>,
     /// The router, with `partition = "gateway"`.
     pub gateway: Option<Gateway>,
+    /// The routes to the VIPs, in the anycast mode.
+    pub routes: Option<Routes>,
+    /// The ways to the other members, where packets go to them in tunnels.
+    pub paths: Option<PeerPaths>,
     /// The workers, to see whether they make progress.
     pub workers: Arc<WorkerThreads>,
     /// The checks of the service.
@@ -158,6 +174,7 @@ struct Turn {
     /// Whether they do, and the checks find the service well.
     willing: bool,
     egress_ns: u64,
+    paths_ns: u64,
     /// The configuration that is staged has no gateway.
     forgets_gateway: bool,
     leave_by_ns: Option<u64>,
@@ -186,6 +203,7 @@ impl Control {
             moves: true,
             willing: true,
             egress_ns: now,
+            paths_ns: now,
             forgets_gateway: false,
             leave_by_ns: None,
         };
@@ -200,11 +218,18 @@ impl Control {
             self.watch_workers(&mut turn, now);
             self.watch_health(&mut turn, now);
             self.watch_egress(&mut turn, now);
+            self.watch_paths(&mut turn, now);
             self.hear_claims(&mut turn, now);
             if now >= turn.deadline_ns {
                 self.step(&mut turn, now, Input::Tick);
             }
             self.announcements.turn(now, &self.service);
+            if let Some(routes) = &mut self.routes {
+                routes.turn(now, self.protocol.wish(), turn.lease_until_ns);
+            }
+        }
+        if let Some(routes) = self.routes.take() {
+            routes.stop();
         }
         self.forward_the_last(&mut turn);
         Ok(())
@@ -226,9 +251,13 @@ impl Control {
         self.publish(turn);
     }
 
-    /// Whether the node was told to stop and has nothing left to hand over, or took too long.
+    /// Whether the node was told to stop, nobody is sent to it by its routes any more, and it has
+    /// nothing left to hand over, or took too long.
     fn has_left(&self, turn: &Turn) -> bool {
         let Some(leave_by_ns) = turn.leave_by_ns else { return false };
+        if !self.routes.as_ref().is_none_or(Routes::are_gone) {
+            return false;
+        }
         if turn.overlap.is_over() || self.is_alone() {
             return true;
         }
@@ -261,8 +290,11 @@ impl Control {
         if let Some(gateway) = &self.gateway {
             until = until.min(gateway.deadline_ns());
         }
-        if let Some(leave_by_ns) = turn.leave_by_ns {
+        if let Some(leave_by_ns) = turn.leave_by_ns.filter(|&leave_by_ns| leave_by_ns > now) {
             until = until.min(leave_by_ns);
+        }
+        if let Some(deadline_ns) = self.routes.as_ref().and_then(Routes::deadline_ns) {
+            until = until.min(deadline_ns);
         }
         // Rounded up: waking a fraction of a millisecond early would only spin.
         let wait = Duration::from_millis(until.saturating_sub(now).div_ceil(MS));
@@ -329,6 +361,7 @@ impl Control {
                         retired: self.publisher.retired(),
                         gateway: self.gateway.as_ref().map(Gateway::is_reached),
                         ingress: self.service.ingress,
+                        routes: self.routes.as_ref().map(Routes::view),
                     };
                     // Whoever asked may have given up waiting.
                     let _ = answer.send(view);
@@ -339,11 +372,16 @@ impl Control {
                     let _ = answer.send(());
                 }
                 Letter::Reload(reload, answer) => {
-                    let Reload { cluster, macs, keyring, route, gateway, reach } = *reload;
+                    let Reload { cluster, macs, keyring, route, gateway, reach, addresses } =
+                        *reload;
                     info!(generation = cluster.id().generation, "staging a configuration");
                     self.keyring = keyring;
                     if let Some(transport) = &mut self.transport {
                         transport.set_route(route);
+                    }
+                    if let Some(paths) = &mut self.paths {
+                        paths.set_members(addresses);
+                        turn.paths_ns = 0;
                     }
                     self.service.ingress = reach.ingress;
                     self.announcements.ask(reach.numbers);
@@ -456,6 +494,28 @@ impl Control {
         }
     }
 
+    /// Keeps the ways to the other members up to date.
+    fn watch_paths(&mut self, turn: &mut Turn, now: u64) {
+        let Some(paths) = &mut self.paths else { return };
+        if now < turn.paths_ns {
+            return;
+        }
+        let refreshed = paths.refresh();
+        let alive = self.protocol.alive();
+        let is_missing = |(at, path): (usize, &Option<PeerPath>)| {
+            let slot = Slot::new(at as u8);
+            path.is_some_and(|path| path.next_hop.is_none())
+                && slot.is_some_and(|slot| alive.contains(slot))
+        };
+        let any_missing = paths.paths().iter().enumerate().any(is_missing);
+        turn.paths_ns = now + if any_missing { PATHS_MISSING_NS } else { PATHS_NS };
+        match refreshed {
+            Ok(true) => self.publish(turn),
+            Ok(false) => {}
+            Err(error) => warn!(%error, "the ways to the other members cannot be told"),
+        }
+    }
+
     fn step(&mut self, turn: &mut Turn, now: u64, input: Input) {
         self.take_in(turn, now, Event::Input(input));
     }
@@ -532,6 +592,7 @@ impl Control {
         let service = Service {
             peer_macs: self.protocol.peer_macs(),
             egress: self.egress.as_ref().map(|table| table.egress().clone()),
+            peers: self.paths.as_ref().map_or([None; SLOTS], |paths| *paths.paths()),
             ..self.service.clone()
         };
         self.publisher.publish(Snapshot {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use crossbeam::queue::ArrayQueue;
 use tracing::{info, warn};
+use vipdp_core::anycast::Steering;
 use vipdp_core::counters::WorkerCounters;
 use vipdp_core::flow::{FlowTable, Seconds};
 use vipdp_core::hash::ClientHash;
@@ -22,12 +23,14 @@ use vipdp_io::host::{EgressTap, HostGuard, HostPlan};
 use vipdp_io::link::Link;
 use vipdp_io::neighbor::EgressTable;
 use vipdp_io::tap::{Tap, TapQueue};
-use vipdp_io::xdp::{self, AttachMode, Program};
+use vipdp_io::xdp::{self, AttachMode, Program, TunnelEnd};
 
 use super::clock::monotonic_ns;
 use super::reach::{Intake, Reach};
 use super::workers::{Start, WorkerThreads};
-use crate::config::{Config, EgressMode, PollMode, XdpMode, ZeroCopy};
+use crate::config::{
+    AnnounceBy, AnycastConfig, Config, EgressMode, IngressMode, PollMode, XdpMode, ZeroCopy,
+};
 
 /// How many next hops may wait for resolution. A burst's worth: the control thread looks many times
 /// a second.
@@ -77,6 +80,9 @@ impl DataPlane {
 
         let mut program =
             Program::attach(interface, attach_mode(config.node.xdp), vips, &reach.next_hops)?;
+        if let Some(end) = tunnel_end(config) {
+            program.set_tunnel_end(&end)?;
+        }
         // Attaching can change their number.
         let queues = xdp::rx_queues(interface)
             .with_context(|| format!("cannot count the receive queues of {interface}"))?;
@@ -90,6 +96,7 @@ impl DataPlane {
             own_mac: reach.is_by_own_mac(),
             busy_poll: config.node.poll == PollMode::Busy,
             egress_tap: (config.node.egress == EgressMode::Tap).then(EgressTap::default),
+            announced_on: announced_on(config),
             state_dir: config.node.state_dir.clone(),
         }
         .apply()?;
@@ -120,6 +127,24 @@ impl DataPlane {
             egress,
             queues,
         })
+    }
+}
+
+/// The interface that a routing daemon announces the VIPs from, if one does.
+fn announced_on(config: &Config) -> Option<String> {
+    match &config.node.announce.as_ref()?.by {
+        AnnounceBy::Interface(interface) => Some(interface.as_str().to_owned()),
+        AnnounceBy::Bgp(_) => None,
+    }
+}
+
+/// Where other members' tunnels come to, if there are any.
+fn tunnel_end(config: &Config) -> Option<TunnelEnd> {
+    match config.cluster.mode {
+        IngressMode::Anycast(AnycastConfig { steering: Some(Steering::Gue { port }) }) => {
+            Some(TunnelEnd::new(config.own_member().address?, port))
+        }
+        _ => None,
     }
 }
 

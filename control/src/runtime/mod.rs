@@ -6,6 +6,7 @@
 //!   vipdp-workerN     the data plane, one per receive queue                       workers.rs
 //!   vipdp-admin       the admin socket                                            admin/
 //!   vipdp-check-N     the checks of the service, one each                         health/
+//!   vipdp-bgp         the BGP speaker, with announce = "bgp"                      speaker/
 //! ```
 
 mod acquired;
@@ -24,6 +25,7 @@ mod reload;
 mod transport;
 mod workers;
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -37,10 +39,12 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{error, info, warn};
-use vipdp_core::slot::SLOTS;
+use vipdp_core::anycast::Steering;
+use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{Publisher, Service};
 use vipdp_core::worker::Shared;
 use vipdp_io::link::Link;
+use vipdp_io::peer_path::PeerPaths;
 use vipdp_io::realtime;
 
 use crate::admin::{AdminHandler, AdminServer, Limits};
@@ -50,8 +54,11 @@ use crate::cluster::config::{
 };
 use crate::cluster::node::Node;
 use crate::cluster::wire_node::{MemberMacs, WireNode};
-use crate::config::{self, ClaimsBy, Config, HeartbeatTransport, IngressMode, PartitionGuard};
+use crate::config::{
+    self, AnycastConfig, ClaimsBy, Config, HeartbeatTransport, IngressMode, PartitionGuard,
+};
 use crate::health::Monitor;
+use crate::routes::Routes;
 use announce::Announcements;
 use clock::monotonic_ns;
 use control::Control;
@@ -64,7 +71,7 @@ use reach::Reach;
 use transport::{Route, Transport};
 
 /// How long the control thread may take to end after a signal, before the host is put back without
-/// it: longer than it takes to hand everything over.
+/// it: longer than it takes to hand everything over, and to take leave of routers.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// Runs the node whose file is at `path` until SIGTERM or SIGINT; SIGHUP reloads the file.
@@ -104,6 +111,13 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
     let gateway = gateway(config, &timing).context("cannot ask the router")?;
     let announcements = announcements(config, &link, &shared, &service, &timing)
         .context("cannot claim addresses")?;
+    let paths = peer_paths(config)?;
+    let routes = match &config.node.announce {
+        Some(announce) => {
+            Some(Routes::start(config, announce).context("cannot announce routes to the VIPs")?)
+        }
+        None => None,
+    };
     let bell = mailbox.clone();
     let checks =
         Monitor::start(&config.node.checks, config.node.check_damping, move || bell.wake())
@@ -119,6 +133,8 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         unresolved: Arc::clone(&shared.unresolved),
         egress,
         gateway,
+        routes,
+        paths,
         workers: Arc::clone(&workers),
         checks: Arc::clone(&checks),
         flow_file,
@@ -150,7 +166,13 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         "running"
     );
 
-    let outcome = wait(&signals, &ended, &mailbox, &handler, thread);
+    let withdraw = config.node.announce.as_ref().map_or(Duration::ZERO, |it| it.withdraw);
+    let stop_max = STOP_MAX + withdraw * 2;
+    let outcome = wait(&signals, &ended, &mailbox, &handler, thread, stop_max);
+    if outcome.is_err() && !withdraw.is_zero() {
+        // The routes ended with the control thread, and the network still learns of it.
+        std::thread::sleep(withdraw);
+    }
     drop(admin);
     drop(handler);
     drop(workers);
@@ -169,6 +191,7 @@ fn wait(
     mailbox: &Mailbox,
     handler: &Handler,
     control: JoinHandle<Result<()>>,
+    stop_max: Duration,
 ) -> Result<()> {
     let mut stop_by = None;
     loop {
@@ -184,7 +207,7 @@ fn wait(
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut descriptors, timeout) {
-            Ok(0) => bail!("the control thread does not end within {} s", STOP_MAX.as_secs()),
+            Ok(0) => bail!("the control thread does not end within {} s", stop_max.as_secs()),
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot wait for signals"),
         }
@@ -202,7 +225,7 @@ fn wait(
             }
         } else if stop_by.is_none() {
             info!(signal = signal.ssi_signo, "handing over, then ending");
-            stop_by = Some(Instant::now() + STOP_MAX);
+            stop_by = Some(Instant::now() + stop_max);
             // If it has ended already, the descriptor says so in the next turn.
             let _ = mailbox.stop();
         }
@@ -356,6 +379,29 @@ fn gateway(config: &Config, timing: &Timing) -> Result<Option<Gateway>> {
             Ok(Some(Gateway::open(interface, addresses, timing)?))
         }
     }
+}
+
+/// The other members' own addresses, as far as the configuration says them.
+fn addresses_of_others(config: &Config) -> Vec<(Slot, IpAddr)> {
+    let others = config.cluster.members.iter();
+    others
+        .filter(|member| member.slot != config.node.slot && !member.removed)
+        .filter_map(|member| Some((member.slot, member.address?)))
+        .collect()
+}
+
+/// The ways to the other members, where packets go to them in tunnels.
+fn peer_paths(config: &Config) -> Result<Option<PeerPaths>> {
+    let IngressMode::Anycast(AnycastConfig { steering: Some(Steering::Gue { .. }) }) =
+        config.cluster.mode
+    else {
+        return Ok(None);
+    };
+    let own = config.own_member().address.context("this member has no address")?;
+    let interface = config.node.interface.as_str();
+    let paths = PeerPaths::new(interface, own, addresses_of_others(config))
+        .context("cannot ask for the ways to the other members")?;
+    Ok(Some(paths))
 }
 
 /// What is claimed, and what is heard of others' claims.

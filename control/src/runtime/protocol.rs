@@ -9,6 +9,7 @@ use vipdp_core::wire::ethernet::MacAddr;
 use crate::cluster::config::{ClusterConfig, SlotSet};
 use crate::cluster::node::{Input, Node, Output, View};
 use crate::cluster::wire_node::{MemberMacs, WireInput, WireNode, WireOutput};
+use crate::routes::Wish;
 
 /// A state machine of either kind.
 #[derive(Debug)]
@@ -81,6 +82,16 @@ impl Protocol {
         match self {
             Self::Heartbeats(node) => node.view(),
             Self::Wire(node) => node.view(),
+        }
+    }
+
+    /// What this node wants announced of it, where it announces routes to the VIPs. There are
+    /// heartbeats then.
+    pub fn wish(&self) -> Wish {
+        match self {
+            Self::Heartbeats(node) if node.announces() => Wish::Routes,
+            Self::Heartbeats(node) if node.leaves() => Wish::Leave,
+            Self::Heartbeats(_) | Self::Wire(_) => Wish::Nothing,
         }
     }
 

@@ -4,9 +4,11 @@
 //! once every live member has it. What a node has opened or attached stays as it was opened: a
 //! change there takes a restart, and a configuration with one is refused as a whole.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
+use vipdp_core::slot::Slot;
 
 use super::gateway::Gateway;
 use super::reach::{self, Reach};
@@ -31,6 +33,8 @@ pub struct Reload {
     pub gateway: GatewayChange,
     /// How packets reach a node of either configuration.
     pub reach: Reach,
+    /// The other members' own addresses.
+    pub addresses: Vec<(Slot, IpAddr)>,
 }
 
 /// What becomes of the questions to the router.
@@ -111,6 +115,7 @@ impl Reload {
             route: super::route(new)?,
             gateway,
             reach: Reach::new(running)?.and(Reach::new(new)?),
+            addresses: super::addresses_of_others(new),
         })
     }
 }
@@ -139,7 +144,8 @@ fn fixed_changes(running: &Config, new: &Config) -> Vec<&'static str> {
         ("[[check]]", a.checks != b.checks),
         ("[check_damping]", a.check_damping != b.check_damping),
         ("id", c.id != d.id),
-        ("mode, [shared_mac] or [tiered]", c.mode != d.mode),
+        ("announce and what belongs to it", a.announce != b.announce),
+        ("mode, [shared_mac], [tiered] or [anycast]", c.mode != d.mode),
         ("vips", c.vips != d.vips),
         ("hash", c.hash != d.hash),
         ("sticky_udp_ports", c.sticky_udp_ports != d.sticky_udp_ports),

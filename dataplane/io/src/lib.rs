@@ -5,6 +5,7 @@
 pub mod af_xdp;
 pub mod affinity;
 pub mod announce;
+pub mod announced;
 mod boot;
 pub mod flow_file;
 pub mod host;

@@ -158,6 +158,12 @@ impl Node {
         self.serves() && self.is_willing() && !self.draining && !self.is_to_be_removed()
     }
 
+    /// Whether this node serves, and only is to be emptied: where it announces routes to the VIPs, it
+    /// takes leave of the network in order.
+    pub fn leaves(&self) -> bool {
+        self.serves() && self.is_willing() && !self.announces()
+    }
+
     /// Whether this node answers for any bucket: one that drains may stop once it does not.
     pub fn holds_any(&self) -> bool {
         !self.owned.is_empty() || !self.yielding.is_empty()

@@ -16,8 +16,9 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use vipdp_core::prefix::Prefix;
 
-use super::state::{Change, Network, Rule, State};
+use super::state::{Announced, Change, Network, Rule, State};
 use super::{HostError, Report};
+use crate::announced;
 use crate::link::netlink::Netlink;
 use crate::link::{Link, NetlinkError};
 use crate::neighbor::family_of;
@@ -222,6 +223,9 @@ impl Changes {
 
     /// Undoes what `state` tells of, in the reverse order.
     pub(super) fn undo(&mut self, state: &State, report: &mut Report) {
+        if let Some(announced) = &state.announced {
+            self.take_back(announced, report);
+        }
         for rule in state.rules.iter().rev() {
             self.remove_rule(rule, report);
         }
@@ -230,6 +234,18 @@ impl Changes {
         }
         for change in state.settings.iter().rev() {
             put_back(change, report);
+        }
+    }
+
+    /// Takes VIPs off the interface from which a routing daemon announces them.
+    pub(super) fn take_back(&mut self, announced: &Announced, report: &mut Report) {
+        let Announced { interface, vips } = announced;
+        for &Network(vip) in vips {
+            match announced::take_off(&mut self.netlink, interface, vip) {
+                Ok(true) => report.restored.push(format!("{vip} is taken off {interface}")),
+                Ok(false) => {}
+                Err(error) => report.failed.push(format!("{interface}: {error}")),
+            }
         }
     }
 

@@ -8,6 +8,7 @@
 //! | `blackhole VIP` in table `main`, where VIP packets come to the NIC's own MAC | the host must not route them while vipdp is down | us |
 //! | `conf/NIC/drop_unicast_in_l2_multicast` 1, with a group MAC | a frame that the XDP program lets through must not reach the stack of every node | us |
 //! | `NIC/napi_defer_hard_irqs`, `gro_flush_timeout`, with busy polling | the worker's poll takes the place of interrupts | us |
+//! | VIPs on another interface, as [`announced`](crate::announced) puts them there | a routing daemon announces them | us |
 //! | `ip rule from VIP lookup TABLE`, with `egress = "tap"` | replies go to the TAP | us |
 //!
 //! "us" is [`HostGuard`], and after a SIGKILL the next start or [`cleanup`]: each such change is
@@ -57,7 +58,7 @@ use crate::link::{Link, LinkError, NetlinkError};
 use crate::xdp::NextHops;
 use changes::Changes;
 use setting::{Area, Setting};
-use state::{Change, Network, Rule, StateFile};
+use state::{Announced, Change, Network, Rule, StateFile};
 
 /// Settings of NAPI under busy polling: interrupts stay off for so many empty polls, and the
 /// timer polls after so many nanoseconds if the worker does not (DESIGN.md, section 6).
@@ -188,6 +189,9 @@ pub struct HostPlan {
     pub busy_poll: bool,
     /// Replies leave by the TAP and the data plane; `None`: by the NIC, past the data plane.
     pub egress_tap: Option<EgressTap>,
+    /// The interface that VIPs may come to be on as [`announced`](crate::announced) puts them there:
+    /// none of them is at the start and in the end.
+    pub announced_on: Option<String>,
     /// Directory of the state file and its lock; one of the network namespace's own. Made if
     /// missing.
     pub state_dir: PathBuf,
@@ -262,6 +266,7 @@ impl HostPlan {
         }
         file.begin()?;
         let mut guard = HostGuard { changes, file: Some(file), tap };
+        guard.expect_announced(self)?;
         guard.set_nic(self, &nic.name)?;
         guard.silence_others(self)?;
         if self.own_mac {
@@ -337,6 +342,15 @@ impl HostGuard {
 
     fn file(&mut self) -> &mut StateFile {
         self.file.as_mut().expect("a guard has its state file until it restores")
+    }
+
+    /// Keeps book of the VIPs on the interface of a routing daemon, before any is there.
+    fn expect_announced(&mut self, plan: &HostPlan) -> Result<(), HostError> {
+        let Some(interface) = plan.announced_on.clone() else { return Ok(()) };
+        let vips = plan.vips.iter().copied().map(Network).collect();
+        let file = self.file();
+        file.state.announced = Some(Announced { interface, vips });
+        file.save()
     }
 
     fn set_nic(&mut self, plan: &HostPlan, nic: &str) -> Result<(), HostError> {

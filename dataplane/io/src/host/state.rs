@@ -38,6 +38,18 @@ pub(super) struct State {
     /// Networks that routes of ours drop packets to. Files of older programs tell of none.
     #[serde(default)]
     pub(super) blackholes: Vec<Network>,
+    /// The VIPs that may be on another interface for a routing daemon. Files of older programs tell of
+    /// none.
+    #[serde(default)]
+    pub(super) announced: Option<Announced>,
+}
+
+/// VIPs on an interface for a routing daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Announced {
+    pub(super) interface: String,
+    pub(super) vips: Vec<Network>,
 }
 
 /// A prefix, in the file as text: an address or `NETWORK/LEN`.
@@ -131,6 +143,7 @@ impl StateFile {
             settings: Vec::new(),
             rules: Vec::new(),
             blackholes: Vec::new(),
+            announced: None,
         };
         Ok((Self { path, lock_path, _lock: lock, state: left.unwrap_or(new) }, is_left))
     }
@@ -139,6 +152,8 @@ impl StateFile {
     pub(super) fn begin(&mut self) -> Result<(), HostError> {
         self.state.settings.clear();
         self.state.rules.clear();
+        self.state.blackholes.clear();
+        self.state.announced = None;
         self.state.pid = std::process::id();
         self.save()
     }

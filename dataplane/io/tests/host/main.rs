@@ -63,6 +63,7 @@ fn plan(state_dir: &Path) -> HostPlan {
         own_mac: false,
         busy_poll: true,
         egress_tap: None,
+        announced_on: None,
         state_dir: state_dir.into(),
     }
 }
