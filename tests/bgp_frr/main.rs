@@ -9,14 +9,16 @@
 
 mod frr;
 
-use std::net::Ipv4Addr;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::num::{NonZeroU8, NonZeroU32};
 use std::time::Instant;
 
 use frr::Frr;
+use socket2::{Domain, Socket, Type};
 use vipdp::bfd;
 use vipdp::bgp::{Announcement, Attributes, LocalConfig, PeerConfig, RemoteAs, Shutdown, State};
-use vipdp::speaker::{ConnectFailure, SpeakerPeer, SpeakerPeerView, Target};
+use vipdp::speaker::{ConnectFailure, PORT, SpeakerPeer, SpeakerPeerView, Target};
 use vipdp_tests::path::{NODE, Path, ROUTER};
 use vipdp_tests::speaker::{EVER, SOON, VIPS, announce, local, peer, router, start, wait_peer};
 use vipdp_tests::wait::wait_until;
@@ -220,6 +222,82 @@ fn either_side_may_start_anew() {
     frr.wait_paths(VIP4, 1);
 }
 
+#[test]
+fn an_owner_that_panics_withdraws() {
+    let path = Path::up();
+    let frr = Frr::start(path.router(), &bgpd(ONE));
+    // Not by its silence, either.
+    let speaker = announce(&path, LocalConfig { hold_s: 180, ..local() }, vec![router(0)]);
+    frr.wait_paths(VIP4, 1);
+    let owner = std::thread::spawn(move || {
+        let owned = speaker;
+        assert!(!owned.is_running(), "an owner's panic");
+    });
+    assert!(owner.join().is_err());
+    frr.wait_paths(VIP4, 0);
+}
+
+#[test]
+fn routes_outlive_a_restart_that_was_agreed_on() {
+    let path = Path::up();
+    let frr = Frr::start(path.router(), &bgpd(ONE));
+    let restarts = || LocalConfig { graceful_restart_s: 60, ..local() };
+    let speaker = announce(&path, restarts(), vec![router(0)]);
+    frr.wait_paths(VIP4, 1);
+    speaker.stop(Shutdown::Restart);
+    wait_until(SOON, "FRR has noticed", || frr.neighbor("10.99.0.1")["bgpState"] != "Established");
+    let is_stale = || {
+        let paths = frr.paths(VIP4);
+        assert_eq!(paths.len(), 1, "the route stays");
+        paths[0]["stale"] == true
+    };
+    assert!(is_stale());
+    // What the new process is to announce it does not know at once.
+    let speaker = start(&path, restarts(), vec![router(0)]);
+    wait_peer(&speaker, "established", |peer| peer.bgp.state == State::Established);
+    assert!(is_stale());
+    speaker.set(Announcement::Announced, EVER);
+    wait_until(SOON, "the route is as new", || !is_stale());
+
+    speaker.stop(Shutdown::Administrative(None));
+    frr.wait_paths(VIP4, 0);
+}
+
+#[test]
+fn a_port_that_is_taken_is_tried_again_and_strangers_are_turned_away() {
+    let path = Path::up();
+    let taken = path.node().within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)));
+    let taken = taken.expect("nobody has it");
+    let frr = Frr::start(path.router(), &bgpd(ONE));
+    // This node can connect all the same.
+    let speaker = announce(&path, local(), vec![router(0)]);
+    frr.wait_paths(VIP4, 1);
+    drop(speaker);
+    let waits = SpeakerPeer {
+        config: PeerConfig { remote_as: RemoteAs::External, passive: true },
+        ..router(0)
+    };
+    let _speaker = announce(&path, local(), vec![waits]);
+    frr.wait_paths(VIP4, 0);
+    drop(taken);
+    frr.wait_paths(VIP4, 1);
+
+    let stranger = "10.99.0.4";
+    path.router().run(&format!("ip address add {stranger}/29 dev eth0"));
+    path.node().run("ip address add 10.99.0.1/29 dev eth0");
+    let said = path.router().within(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(stranger.parse().unwrap(), 0).into())?;
+        socket.set_read_timeout(Some(SOON))?;
+        socket.connect(&SocketAddr::new(NODE[0], PORT).into())?;
+        let mut said = Vec::new();
+        (&socket).read_to_end(&mut said)?;
+        std::io::Result::Ok(said)
+    });
+    assert_eq!(said.expect("it is closed"), b"", "no OPEN for a stranger");
+    assert_eq!(frr.paths(VIP4).len(), 1);
+}
+
 /// The size of the process in memory, in KiB.
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
@@ -312,6 +390,35 @@ fn bfd_sees_failures(neighbor: &str, lines: &[&str], target: Target) {
     frr.spawn("bgpd");
     frr.wait_paths(VIP4, 1);
     wait_peer(&speaker, "BFD is up at last", is_bfd_up);
+}
+
+#[test]
+fn bfd_hears_nobody_from_beyond_the_link() {
+    let path = Path::up();
+    let lines = [&ONE[..1], &["neighbor 10.99.0.1 bfd 3 100 100"], &ONE[1..]].concat();
+    let frr = Frr::start(path.router(), &bgpd(&lines));
+    let watched = SpeakerPeer { bfd: Some(fast()), ..router(0) };
+    let speaker = announce(&path, local(), vec![watched]);
+    wait_peer(&speaker, "BFD is up", is_bfd_up);
+    assert_eq!(speaker.peers()[0].bfd.map(|bfd| bfd.rejected), Some(0));
+
+    // What would end the session if it were the peer's: Down, of whoever is asked.
+    let down = [0x20, 0x40, 3, 24, 0, 0, 0, 9, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    let send = |ttl: u32, payload: &[u8]| {
+        path.router().within(|| {
+            let socket = UdpSocket::bind((ROUTER[0], 0))?;
+            socket.set_ttl(ttl)?;
+            socket.send_to(payload, (NODE[0], bfd::PORT))
+        })
+    };
+    send(254, &down).expect("it is sent");
+    send(255, &[0x20; 24]).expect("it is sent");
+    wait_peer(&speaker, "both are rejected", |peer| peer.bfd.is_some_and(|bfd| bfd.rejected == 2));
+    let downs = || speaker.peers()[0].bfd.map(|bfd| bfd.session.counters.downs);
+    assert_eq!(downs(), Some(0));
+    send(255, &down).expect("it is sent");
+    wait_peer(&speaker, "heard", |_| downs() == Some(1));
+    drop(frr);
 }
 
 #[test]
