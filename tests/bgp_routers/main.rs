@@ -276,19 +276,14 @@ fn gobgp_gets_what_is_configured_and_follows_what_is_announced() {
 }
 
 #[test]
-fn gobgp_refuses_a_wrong_as_and_a_wrong_password() {
+fn gobgp_of_a_wrong_as_is_refused() {
     let path = Path::up();
-    let with_password = "auth-password = \"secret\"";
-    let wrong_as = SpeakerPeer {
+    let wrong = SpeakerPeer {
         config: PeerConfig { remote_as: RemoteAs::Exactly(65002), passive: false },
-        password: Some(b"secret".to_vec()),
         ..router(0)
     };
-    let wrong_password = SpeakerPeer { password: Some(b"other".to_vec()), ..router(0) };
-    let right = SpeakerPeer { password: Some(b"secret".to_vec()), ..router(0) };
-    let gobgp = GoBgp::start(path.router(), &neighbor("10.99.0.1", with_password));
-
-    let speaker = announce(&path, local(), vec![wrong_as]);
+    let _gobgp = GoBgp::start(path.router(), &neighbor("10.99.0.1", ""));
+    let speaker = announce(&path, local(), vec![wrong]);
     wait_peer(&speaker, "refused", |peer| {
         let error = peer.bgp.last_error.as_ref();
         error.is_some_and(|error| {
@@ -296,8 +291,16 @@ fn gobgp_refuses_a_wrong_as_and_a_wrong_password() {
         })
     });
     assert_eq!(speaker.peers()[0].bgp.counters.established, 0);
-    drop(speaker);
-    let speaker = announce(&path, local(), vec![wrong_password]);
+}
+
+#[test]
+fn gobgp_and_the_speaker_must_have_one_password() {
+    let path = Path::up();
+    let [wrong, right] = ["other", "secret"]
+        .map(|password| SpeakerPeer { password: Some(password.into()), ..router(0) });
+    let password = "auth-password = \"secret\"";
+    let gobgp = GoBgp::start(path.router(), &neighbor("10.99.0.1", password));
+    let speaker = announce(&path, local(), vec![wrong]);
     wait_peer(&speaker, "no answer", |peer| {
         peer.connect_failure == Some(ConnectFailure::Signature)
     });
