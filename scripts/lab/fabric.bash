@@ -7,7 +7,7 @@
 #             |  \  \  \ /  /  / |
 #          vd-leaf1 .. vd-leaf4        AS 65001 .. 65004; their links to the spines have no addresses
 #             |           |
-#           vd-n1 ..    vd-n4          AS 65011 ..; n5 is on leaf1 again; 10.1.N.0/30, 2001:db8:1:N::/64
+#           vd-n1 ..    vd-n4          AS 65011 ..; n5 is on leaf1 again; 10.1.N.0/29, 2001:db8:1:N::/64
 #
 # With FORWARD=mac all nodes and leaves are on one segment, 10.1.0.0/24 and 2001:db8:1::/64, and each node still has
 # its leaf for a peer.
@@ -92,9 +92,10 @@ add_fabric_client() {
     ip -n "$PREFIX-client" route add local "$SOURCES6" dev lo
 }
 
-# add_fabric_node NUMBER: its way out is its leaf, whatever BGP says.
+# add_fabric_node NUMBER: its way out is its leaf, whatever BGP says. Between leaf and node there is room for more than
+# two IPv4 addresses: where there is not, FRR takes the other one for the peer of an unnumbered session.
 add_fabric_node() {
-    local number=$1 node=n$1 leaf length4=30
+    local number=$1 node=n$1 leaf length4=29
     leaf=$(leaf_of "$number")
     add_namespace "$node"
     # Answers come from the address that was asked, also where that is one of a prefix.
@@ -105,7 +106,7 @@ add_fabric_node() {
         ip -n "$PREFIX-sw" link set "$node" master br0
     else
         add_link "$node" eth0 "$leaf" "$node"
-        ip -n "$PREFIX-$leaf" address add "$(leaf_address4 "$number")/30" dev "$node"
+        ip -n "$PREFIX-$leaf" address add "$(leaf_address4 "$number")/29" dev "$node"
         ip -n "$PREFIX-$leaf" address add "$(leaf_address6 "$number")/64" dev "$node" nodad
     fi
     ip -n "$PREFIX-$node" address add "$(node_address4 "$number")/$length4" dev eth0
