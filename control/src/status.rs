@@ -35,6 +35,9 @@ pub struct Status {
     pub addresses: Vec<AddressStatus>,
     /// The service addresses and prefixes.
     pub vips: Vec<String>,
+    /// The routes to the VIPs that this node announces; `null` but in the anycast mode.
+    #[serde(default)]
+    pub routes: Option<RoutesStatus>,
     /// The checks of the local service, in the order of the configuration.
     #[serde(default)]
     pub checks: Vec<CheckStatus>,
@@ -74,7 +77,10 @@ pub struct NodeStatus {
     /// Whether the router is reached; `null` unless `partition = "gateway"`.
     #[serde(default)]
     pub gateway: Option<GatewayState>,
-    /// The ingress mode: `shared-mac` or `tiered`.
+    /// Whether nodes serve that are not willing, since none is that could (`all_down = "serve"`).
+    #[serde(default)]
+    pub all_down: bool,
+    /// The ingress mode: `shared-mac`, `tiered` or `anycast`.
     pub mode: String,
     /// The cluster's id.
     pub cluster_id: u16,
@@ -177,6 +183,81 @@ pub struct AddressStatus {
     pub mac: Option<String>,
     /// The owner's slot; `null` where nobody owns it.
     pub owner: Option<u8>,
+}
+
+/// The routes to the VIPs that lead to the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutesStatus {
+    /// By what means they are announced: `bgp` or `interface`.
+    pub by: String,
+    /// Whether they are announced.
+    pub state: RoutesState,
+    /// Why they are not announced, or only marked; `null` if they are announced.
+    pub reason: Option<String>,
+    /// The BGP peers, in the order of the configuration; none with `interface`.
+    pub peers: Vec<BgpPeerStatus>,
+}
+
+/// Whether routes are announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoutesState {
+    /// They are.
+    Announced,
+    /// They are, with a mark that makes routers prefer others (RFC 8326).
+    Marked,
+    /// They are not.
+    Withdrawn,
+}
+
+/// A BGP peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpPeerStatus {
+    /// Its address or interface, as it is configured.
+    pub name: String,
+    /// Where it is, with its port; `null` while a peer on an interface is not found.
+    pub remote: Option<String>,
+    /// Its autonomous system, once it has said it.
+    pub remote_as: Option<u32>,
+    /// The state of the session, as RFC 4271 calls it: `Idle`, `Active`, `Connect`, `OpenSent`,
+    /// `OpenConfirm` or `Established`.
+    pub state: String,
+    /// How long the state has lasted, in milliseconds.
+    pub since_ms: u64,
+    /// How many IPv4 routes it was told.
+    pub announced_v4: u64,
+    /// How many IPv6 routes it was told.
+    pub announced_v6: u64,
+    /// The hold time of the session, in seconds; `null` unless it is established.
+    pub hold_s: Option<u16>,
+    /// How often the session came up.
+    pub established: u64,
+    /// How often it went down after that.
+    pub dropped: u64,
+    /// Its updates, all of which are ignored.
+    pub updates_in: u64,
+    /// The newest reason to end a session, or not to have one; `null` if there was none.
+    pub last_error: Option<String>,
+    /// How long ago that was, in milliseconds; `null` of one that lasts.
+    pub last_error_ms: Option<u64>,
+    /// Its BFD session; `null` if it has none, or is not found.
+    pub bfd: Option<BfdStatus>,
+}
+
+/// A BFD session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BfdStatus {
+    /// Its state, as RFC 5880 calls it: `AdminDown`, `Down`, `Init` or `Up`.
+    pub state: String,
+    /// How long the state has lasted, in milliseconds.
+    pub since_ms: u64,
+    /// Why it was last not up.
+    pub diagnostic: String,
+    /// After how long a silence the peer is taken for dead, in milliseconds; 0 while nothing was heard
+    /// from it.
+    pub detection_ms: u64,
+    /// Packets that were not heard: malformed, from beyond the link, or of another session.
+    pub rejected: u64,
 }
 
 /// A check of the local service.

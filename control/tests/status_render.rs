@@ -76,6 +76,18 @@ fn a_node_of_the_tiered_mode_shows_its_next_hops() {
     assert_eq!(json["addresses"][59], last);
 }
 
+#[test]
+fn a_node_of_the_anycast_mode_shows_its_routes_and_peers() {
+    let mut status = status_example::status();
+    status.node.mode = "anycast".into();
+    (status.interface.shared_mac_v4, status.interface.shared_mac_v6) = (None, None);
+    (status.node.willing, status.node.all_down) = (false, true);
+    status.routes = Some(status_example::routes());
+    assert_status_snapshot!("anycast", status.to_string());
+    let json = serde_json::to_string_pretty(&status.routes).unwrap();
+    assert_status_snapshot!("anycast_json", json);
+}
+
 /// Programs rely on every name and type in this snapshot: see the rules in `vipdp::status`.
 #[test]
 fn programs_see_stable_names() {

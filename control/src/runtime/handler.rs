@@ -23,6 +23,7 @@ use super::control::{ControlView, HeartbeatCounts};
 use super::mailbox::{Mailbox, NoAnswer};
 use super::reach::Intake;
 use super::reload::Reload;
+use super::routes_status;
 use super::workers::{WorkerThread, WorkerThreads};
 use crate::admin::{AdminHandler, Refusal};
 use crate::cluster::auth::OpenError;
@@ -87,6 +88,10 @@ impl AdminHandler for Handler {
             members: members(&config, &control.view),
             buckets: buckets(&control),
             addresses: addresses(&control, self.facts.link.mac),
+            routes: control
+                .routes
+                .as_ref()
+                .map(|routes| routes_status::of(routes, &control.view, now_ns)),
             vips: config.cluster.vips.iter().map(ToString::to_string).collect(),
             checks: self.facts.checks.view().into_iter().map(check).collect(),
             interface: self.interface(&config),
@@ -136,6 +141,7 @@ impl Handler {
                 State::Draining => NodeState::Draining,
             },
             willing: view.members.iter().any(|member| member.slot == view.slot && member.willing),
+            all_down: view.all_down,
             lease_ms_left: ms(view.lease_until_ns.saturating_sub(now_ns)),
             gateway: control.gateway.map(|reached| match reached {
                 true => GatewayState::Reached,

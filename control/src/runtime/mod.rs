@@ -22,6 +22,7 @@ mod protocol;
 pub(crate) mod random;
 mod reach;
 mod reload;
+mod routes_status;
 mod transport;
 mod workers;
 

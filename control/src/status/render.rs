@@ -3,8 +3,8 @@
 use std::fmt::{self, Display, Write};
 
 use super::{
-    AddressStatus, CheckState, CheckStatus, Counts, GatewayState, KernelCounts, MemberState,
-    MemberStatus, NodeState, Status, WorkerStatus,
+    AddressStatus, BgpPeerStatus, CheckState, CheckStatus, Counts, GatewayState, KernelCounts,
+    MemberState, MemberStatus, NodeState, RoutesState, Status, WorkerStatus,
 };
 
 /// How many of its own next-hop addresses a node shows to people.
@@ -18,6 +18,7 @@ impl Display for Status {
         self.render_node(f)?;
         self.render_members(f)?;
         self.render_addresses(f)?;
+        self.render_routes(f)?;
         self.render_checks(f)?;
         self.render_interface(f)?;
         self.render_workers(f)?;
@@ -59,10 +60,24 @@ impl Display for CheckState {
     }
 }
 
+impl Display for RoutesState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Announced => "announced",
+            Self::Marked => "marked",
+            Self::Withdrawn => "withdrawn",
+        })
+    }
+}
+
 impl Status {
     fn render_node(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let node = &self.node;
-        let willing = if node.willing { "willing" } else { "not willing" };
+        let willing = match (node.willing, node.all_down) {
+            (true, _) => "willing",
+            (false, true) => "not willing, as nobody is",
+            (false, false) => "not willing",
+        };
         let lease = match node.lease_ms_left {
             0 => "no lease".to_owned(),
             ms => format!("lease {ms} ms"),
@@ -164,6 +179,30 @@ impl Status {
         write!(f, "\n{table}")
     }
 
+    fn render_routes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(routes) = &self.routes else { return Ok(()) };
+        let reason = routes.reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        writeln!(f, "\nroutes by {}: {}{reason}", routes.by, routes.state)?;
+        if routes.peers.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new(&[
+            ("PEER", Align::Left),
+            ("AS", Align::Right),
+            ("BGP", Align::Left),
+            ("FOR", Align::Left),
+            ("IPV4", Align::Right),
+            ("IPV6", Align::Right),
+            ("DROPPED", Align::Right),
+            ("BFD", Align::Left),
+            ("LAST ERROR", Align::Left),
+        ]);
+        for peer in &routes.peers {
+            table.row(peer_cells(peer));
+        }
+        write!(f, "{table}")
+    }
+
     fn render_interface(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let interface = &self.interface;
         writeln!(
@@ -252,20 +291,39 @@ fn member_cells(member: &MemberStatus, buckets: usize) -> Vec<String> {
     ]
 }
 
+fn peer_cells(peer: &BgpPeerStatus) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let bfd = peer.bfd.as_ref().map_or_else(dash, |bfd| match bfd.state.as_str() {
+        "Up" => format!("Up, {} ms", bfd.detection_ms),
+        state => state.to_owned(),
+    });
+    vec![
+        peer.name.clone(),
+        peer.remote_as.map_or_else(dash, |number| number.to_string()),
+        peer.state.clone(),
+        duration(peer.since_ms),
+        peer.announced_v4.to_string(),
+        peer.announced_v6.to_string(),
+        peer.dropped.to_string(),
+        bfd,
+        last_error(peer.last_error.as_deref(), peer.last_error_ms),
+    ]
+}
+
+/// An error as it is shown to people, with its age.
+fn last_error(error: Option<&str>, age_ms: Option<u64>) -> String {
+    let Some(error) = error else { return "-".to_owned() };
+    let age = age_ms.map_or_else(String::new, |ms| format!("{} ago: ", duration(ms)));
+    let shown: String = error.chars().take(ERROR_SHOWN).collect();
+    let more = if shown.len() < error.len() { "..." } else { "" };
+    format!("{age}{shown}{more}")
+}
+
 fn check_cells(check: &CheckStatus) -> Vec<String> {
     let state = match check.suppressed_ms_left {
         0 => check.state.to_string(),
         ms => format!("{}, {} left", check.state, duration(ms)),
     };
-    let error = check.last_error.as_ref().map_or_else(
-        || "-".to_owned(),
-        |error| {
-            let ago = duration(check.last_error_ms.unwrap_or(0));
-            let shown: String = error.chars().take(ERROR_SHOWN).collect();
-            let more = if shown.len() < error.len() { "..." } else { "" };
-            format!("{ago} ago: {shown}{more}")
-        },
-    );
     vec![
         check.name.clone(),
         check.kind.clone(),
@@ -275,7 +333,7 @@ fn check_cells(check: &CheckStatus) -> Vec<String> {
         check.ill.to_string(),
         check.falls.to_string(),
         format!("{} ms", check.took_us.div_ceil(1000)),
-        error,
+        last_error(check.last_error.as_deref(), check.last_error_ms),
     ]
 }
 
