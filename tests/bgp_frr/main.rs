@@ -240,10 +240,14 @@ fn an_owner_that_panics_withdraws() {
 #[test]
 fn routes_outlive_a_restart_that_was_agreed_on() {
     let path = Path::up();
-    let frr = Frr::start(path.router(), &bgpd(ONE));
+    let frr = Frr::start(
+        path.router(),
+        &bgpd(&[&ONE[..1], &["neighbor 10.99.0.1 bfd 3 100 100"], &ONE[1..]].concat()),
+    );
     let restarts = || LocalConfig { graceful_restart_s: 60, ..local() };
-    let speaker = announce(&path, restarts(), vec![router(0)]);
+    let speaker = announce(&path, restarts(), vec![SpeakerPeer { bfd: Some(fast()), ..router(0) }]);
     frr.wait_paths(VIP4, 1);
+    wait_peer(&speaker, "BFD is up", is_bfd_up);
     speaker.stop(Shutdown::Restart);
     wait_until(SOON, "FRR has noticed", || frr.neighbor("10.99.0.1")["bgpState"] != "Established");
     let is_stale = || {
@@ -251,9 +255,13 @@ fn routes_outlive_a_restart_that_was_agreed_on() {
         assert_eq!(paths.len(), 1, "the route stays");
         paths[0]["stale"] == true
     };
+    // BFD ends in order, which says nothing about the path.
+    wait_until(SOON, "so has its BFD", || {
+        frr.bfd_peers().iter().all(|peer| peer["status"] != "up")
+    });
     assert!(is_stale());
     // What the new process is to announce it does not know at once.
-    let speaker = start(&path, restarts(), vec![router(0)]);
+    let speaker = start(&path, restarts(), vec![SpeakerPeer { bfd: Some(fast()), ..router(0) }]);
     wait_peer(&speaker, "established", |peer| peer.bgp.state == State::Established);
     assert!(is_stale());
     speaker.set(Announcement::Announced, EVER);

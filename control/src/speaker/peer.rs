@@ -39,6 +39,8 @@ pub(super) struct Peer {
     remote: Option<SocketAddr>,
     is_started: bool,
     connections: Vec<(ConnId, Connection)>,
+    /// This node's address of the latest of them.
+    local: Option<IpAddr>,
     attempt: Option<Connection>,
     closing: Vec<Closing>,
     next_conn: u64,
@@ -91,6 +93,7 @@ impl Peer {
             remote: None,
             is_started: false,
             connections: Vec::new(),
+            local: None,
             attempt: None,
             closing: Vec::new(),
             next_conn: 0,
@@ -299,17 +302,18 @@ impl Peer {
             .and_then(|connection| connection.ends().map(|ends| (connection, ends)));
         match adopted {
             Ok((connection, (local, remote))) => {
-                let conn = self.adopt(connection);
+                let conn = self.adopt(connection, local);
                 self.tell(now_ns, bgp::Input::Accepted { conn, local, remote });
             }
             Err(error) => debug!(peer = self.config.name, %error, "a connection of the peer's"),
         }
     }
 
-    fn adopt(&mut self, connection: Connection) -> ConnId {
+    fn adopt(&mut self, connection: Connection, local: IpAddr) -> ConnId {
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
         self.connections.push((conn, connection));
+        self.local = Some(local);
         self.connect_failure = None;
         self.signature_drops = signature::drops();
         conn
@@ -328,7 +332,7 @@ impl Peer {
         let Some(connection) = self.attempt.take() else { return };
         match connection.finish().and_then(|()| connection.ends()) {
             Ok((local, remote)) => {
-                let conn = self.adopt(connection);
+                let conn = self.adopt(connection, local);
                 self.tell(now_ns, bgp::Input::Connected { conn, local, remote });
             }
             Err(error) => {
@@ -420,10 +424,8 @@ impl Peer {
 
     /// Lets time pass.
     pub(super) fn tick(&mut self, now_ns: u64) {
-        if let Some(bfd) = &self.bfd {
-            if bfd.session.deadline_ns() <= now_ns {
-                self.tell_bfd(now_ns, bfd::Input::Tick);
-            }
+        if self.bfd.as_ref().is_some_and(|bfd| bfd.session.deadline_ns() <= now_ns) {
+            self.tell_bfd(now_ns, bfd::Input::Tick);
         }
         if self.bfd.as_ref().is_some_and(|bfd| bfd.release_ns <= now_ns) {
             self.release(now_ns);
@@ -470,11 +472,10 @@ impl Peer {
 
     /// How it stands.
     pub(super) fn view(&self) -> SpeakerPeerView {
-        let local = self.connections.iter().find_map(|(_, one)| one.ends().ok());
         SpeakerPeerView {
             name: self.config.name.clone(),
             remote: self.remote,
-            local: local.map(|(local, _)| local),
+            local: self.local.filter(|_| !self.connections.is_empty()),
             bgp: self.session.view(),
             connect_failure: self.connect_failure.clone(),
             bfd: self
