@@ -43,8 +43,11 @@ fn zone() -> String {
 
 fn knot() -> Program {
     let address = SocketAddr::new(VIP.parse().unwrap(), 53);
-    Program::start("knotd -c DIRECTORY/knot.conf", &[("knot.conf", CONFIG), ("example.zone", &zone())])
-        .listening(address)
+    Program::start(
+        "knotd -c DIRECTORY/knot.conf",
+        &[("knot.conf", CONFIG), ("example.zone", &zone())],
+    )
+    .listening(address)
 }
 
 fn asks(name: &str) -> DnsProbe {

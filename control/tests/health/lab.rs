@@ -105,7 +105,8 @@ pub fn assert_gives_up(probe: &ProbeConfig) {
 /// A directory with files, and a program that runs on them.
 pub struct Program {
     child: Child,
-    pub directory: TempDir,
+    // Goes when the program is over.
+    _directory: TempDir,
 }
 
 impl Program {
@@ -125,7 +126,7 @@ impl Program {
             .stdin(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("{command}: {error}"));
-        Self { child, directory }
+        Self { child, _directory: directory }
     }
 
     /// Waits until something listens on the address.

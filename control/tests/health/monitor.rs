@@ -36,9 +36,10 @@ fn a_node_is_healthy_while_all_checks_are_up_and_every_change_rings() {
         let rings = Arc::new(AtomicU32::new(0));
         let bell = Arc::clone(&rings);
         let first = TcpListener::bind(one).unwrap();
-        let monitor =
-            Monitor::start(&config, NO_DAMPING, move || drop(bell.fetch_add(1, Ordering::Relaxed)))
-                .unwrap();
+        let ring = move || {
+            bell.fetch_add(1, Ordering::Relaxed);
+        };
+        let monitor = Monitor::start(&config, NO_DAMPING, ring).unwrap();
         assert!(!monitor.healthy(), "before the first verdict");
         wait_for("one is up, the other down", || {
             (states(&monitor) == [State::Up, State::Down]).then_some(())
