@@ -21,7 +21,7 @@ use vipdp::bgp::{Announcement, Attributes, LocalConfig, PeerConfig, RemoteAs, Sh
 use vipdp::speaker::{ConnectFailure, SpeakerPeer, Target};
 use vipdp_tests::path::{NODE, Path};
 use vipdp_tests::speaker::{EVER, SOON, VIPS, announce, local, peer, router, start, wait_peer};
-use vipdp_tests::wait::wait_until;
+use vipdp_tests::wait::{wait_for, wait_until};
 
 const VIP4: &str = VIPS[0];
 const VIP6: &str = VIPS[1];
@@ -310,6 +310,12 @@ fn gobgp_and_the_speaker_must_have_one_password() {
     gobgp.wait_routes(VIP4, 1);
 }
 
+/// Connects to the speaker, once it listens.
+#[track_caller]
+fn connect() -> TcpStream {
+    wait_for(SOON, "the speaker listens", || TcpStream::connect((NODE[0], 179)).ok())
+}
+
 /// Reads from a connection to its end.
 fn read_all(stream: &mut TcpStream) -> Vec<u8> {
     stream.set_read_timeout(Some(SOON)).expect("a socket");
@@ -368,7 +374,7 @@ fn malformed_messages_are_answered_as_the_standard_says() {
     ];
     for (name, bytes, notification) in &cases {
         let answer = path.router().within(|| {
-            let mut stream = TcpStream::connect((NODE[0], 179)).expect("the speaker listens");
+            let mut stream = connect();
             stream.write_all(bytes).expect("the speaker reads");
             read_all(&mut stream)
         });
@@ -380,7 +386,7 @@ fn malformed_messages_are_answered_as_the_standard_says() {
     }
     // Half a message, and then nothing.
     path.router().within(|| {
-        let mut stream = TcpStream::connect((NODE[0], 179)).expect("the speaker listens");
+        let mut stream = connect();
         stream.write_all(&good[..25]).expect("the speaker reads");
     });
     // Only the bad UPDATE came in a session that was up.
