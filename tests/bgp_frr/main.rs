@@ -140,7 +140,15 @@ fn make_unnumbered(path: &Path) {
 fn an_unnumbered_session_comes_up_by_router_advertisements() {
     let path = Path::up();
     make_unnumbered(&path);
-    let speaker = announce(&path, local(), vec![peer(Target::Interface("eth0".into()))]);
+    let on = |interface: &str| vec![peer(Target::Interface(interface.into()))];
+    let speaker = announce(&path, local(), [on("eth0"), on("eth1")].concat());
+    wait_peer(&speaker, "nobody is there", |peer| {
+        peer.connect_failure == Some(ConnectFailure::NoRouter)
+    });
+    wait_until(SOON, "the interface is missed", || {
+        let trouble = speaker.peers()[1].connect_failure.as_ref().map(ToString::to_string);
+        trouble.is_some_and(|trouble| trouble.contains("there is none of that name"))
+    });
     let frr = Frr::start(path.router(), &bgpd(UNNUMBERED));
     let known = [frr.wait_paths(VIP4, 1), frr.wait_paths(VIP6, 1)].concat();
     for route in known {
@@ -158,7 +166,7 @@ fn an_unnumbered_session_comes_up_by_router_advertisements() {
     // The speaker may come second, too.
     drop(speaker);
     frr.wait_paths(VIP4, 0);
-    let _speaker = announce(&path, local(), vec![peer(Target::Interface("eth0".into()))]);
+    let _speaker = announce(&path, local(), on("eth0"));
     frr.wait_paths(VIP4, 1);
 }
 
@@ -242,10 +250,10 @@ fn routes_outlive_a_restart_that_was_agreed_on() {
     let path = Path::up();
     let frr = Frr::start(
         path.router(),
-        &bgpd(&[&ONE[..1], &["neighbor 10.99.0.1 bfd 3 100 100"], &ONE[1..]].concat()),
+        &bgpd(&[&ONE[..1], &["neighbor 10.99.0.1 bfd 60 1000 1000"], &ONE[1..]].concat()),
     );
     let restarts = || LocalConfig { graceful_restart_s: 60, ..local() };
-    let speaker = announce(&path, restarts(), vec![SpeakerPeer { bfd: Some(fast()), ..router(0) }]);
+    let speaker = announce(&path, restarts(), vec![SpeakerPeer { bfd: Some(slow()), ..router(0) }]);
     frr.wait_paths(VIP4, 1);
     wait_peer(&speaker, "BFD is up", is_bfd_up);
     speaker.stop(Shutdown::Restart);
@@ -261,7 +269,7 @@ fn routes_outlive_a_restart_that_was_agreed_on() {
     });
     assert!(is_stale());
     // What the new process is to announce it does not know at once.
-    let speaker = start(&path, restarts(), vec![SpeakerPeer { bfd: Some(fast()), ..router(0) }]);
+    let speaker = start(&path, restarts(), vec![SpeakerPeer { bfd: Some(slow()), ..router(0) }]);
     wait_peer(&speaker, "established", |peer| peer.bgp.state == State::Established);
     assert!(is_stale());
     speaker.set(Announcement::Announced, EVER);
@@ -342,10 +350,19 @@ fn a_full_table_is_read_and_forgotten() {
     frr.wait_paths(VIP4, 1);
 }
 
-fn fast() -> bfd::Timers {
+/// Fast, and yet no late thread of a busy machine is taken for a broken path.
+fn half_a_second() -> bfd::Timers {
     bfd::Timers {
         interval_us: NonZeroU32::new(100_000).unwrap(),
-        multiplier: NonZeroU8::new(3).unwrap(),
+        multiplier: NonZeroU8::new(5).unwrap(),
+    }
+}
+
+/// A broken path would be seen only after the test.
+fn slow() -> bfd::Timers {
+    bfd::Timers {
+        interval_us: NonZeroU32::new(1_000_000).unwrap(),
+        multiplier: NonZeroU8::new(60).unwrap(),
     }
 }
 
@@ -359,9 +376,9 @@ fn bfd_sees_failures(neighbor: &str, lines: &[&str], target: Target) {
     if matches!(target, Target::Interface(_)) {
         make_unnumbered(&path);
     }
-    let bfd = format!("neighbor {neighbor} bfd 3 100 100");
+    let bfd = format!("neighbor {neighbor} bfd 5 100 100");
     let mut frr = Frr::start(path.router(), &bgpd(&[&lines[..1], &[&bfd], &lines[1..]].concat()));
-    let watched = SpeakerPeer { bfd: Some(fast()), ..peer(target) };
+    let watched = SpeakerPeer { bfd: Some(half_a_second()), ..peer(target) };
     // BGP by itself would take longer than the test.
     let local = LocalConfig { hold_s: 180, ..local() };
     let speaker = announce(&path, local, vec![watched]);
@@ -403,9 +420,9 @@ fn bfd_sees_failures(neighbor: &str, lines: &[&str], target: Target) {
 #[test]
 fn bfd_hears_nobody_from_beyond_the_link() {
     let path = Path::up();
-    let lines = [&ONE[..1], &["neighbor 10.99.0.1 bfd 3 100 100"], &ONE[1..]].concat();
+    let lines = [&ONE[..1], &["neighbor 10.99.0.1 bfd 60 1000 1000"], &ONE[1..]].concat();
     let frr = Frr::start(path.router(), &bgpd(&lines));
-    let watched = SpeakerPeer { bfd: Some(fast()), ..router(0) };
+    let watched = SpeakerPeer { bfd: Some(slow()), ..router(0) };
     let speaker = announce(&path, local(), vec![watched]);
     wait_peer(&speaker, "BFD is up", is_bfd_up);
     assert_eq!(speaker.peers()[0].bfd.map(|bfd| bfd.rejected), Some(0));

@@ -20,6 +20,8 @@ use tracing::debug;
 use vipdp_io::icmpv6_filter;
 use vipdp_io::link::Link;
 
+use super::view::ConnectFailure;
+
 const MS: u64 = 1_000_000;
 /// How often the link is looked at.
 const LOOK_NS: u64 = 1000 * MS;
@@ -47,6 +49,8 @@ pub(super) struct Discovery {
     interface: String,
     /// The socket, while the link can be used.
     open: Option<Open>,
+    /// Why there is none.
+    trouble: Option<String>,
     look_ns: u64,
     advertise_ns: u64,
     advertised_ns: Option<u64>,
@@ -74,6 +78,7 @@ impl Discovery {
         Self {
             interface: interface.into(),
             open: None,
+            trouble: Some("the link was not looked at yet".into()),
             look_ns: 0,
             advertise_ns: u64::MAX,
             advertised_ns: None,
@@ -84,6 +89,14 @@ impl Discovery {
     /// The index of the interface, while the link can be used.
     pub(super) fn index(&self) -> Option<u32> {
         self.open.as_ref().map(|open| open.index)
+    }
+
+    /// Why nobody was heard yet.
+    pub(super) fn trouble(&self) -> ConnectFailure {
+        match &self.trouble {
+            Some(trouble) => ConnectFailure::NoLink(trouble.clone()),
+            None => ConnectFailure::NoRouter,
+        }
     }
 
     /// No more solicitations: the peer is known.
@@ -150,9 +163,10 @@ impl Discovery {
             // An address that is still being checked for duplicates cannot be bound to: then it is
             // looked for again.
             let opened = usable.and_then(|(index, own)| Open::new(index, own));
-            self.open = opened
-                .inspect_err(|error| debug!(interface = self.interface, %error, "discovery"))
-                .ok();
+            (self.open, self.trouble) = match opened {
+                Ok(open) => (Some(open), None),
+                Err(error) => (None, Some(error.to_string())),
+            };
             if self.open.is_some() {
                 self.advertise_soon(now_ns);
             }
@@ -164,13 +178,13 @@ impl Discovery {
     fn usable(&self) -> io::Result<(u32, Ipv6Addr)> {
         let link = Link::read(&self.interface).map_err(io::Error::other)?;
         if !link.up || !link.running {
-            return Err(io::ErrorKind::NetworkDown.into());
+            return Err(io::Error::other("the link is down"));
         }
         let own = link.addresses.iter().find_map(|&(address, _)| match address {
             IpAddr::V6(address) if address.is_unicast_link_local() => Some(address),
             _ => None,
         });
-        Ok((link.index, own.ok_or(io::ErrorKind::AddrNotAvailable)?))
+        Ok((link.index, own.ok_or_else(|| io::Error::other("it has no link-local address"))?))
     }
 
     /// The socket, while the link can be used.

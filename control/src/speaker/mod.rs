@@ -73,7 +73,11 @@ impl Speaker {
 
     /// Has all peers told `announcement`, until the monotonic clock shows `lease_until_ns`; then
     /// they are told [`Announcement::Nothing`]. Cheap where nothing but the lease changes.
+    ///
+    /// # Panics
+    /// When the thread has: whoever cannot tell the network any more must not go on as if it knew.
     pub fn set(&self, announcement: Announcement, lease_until_ns: u64) {
+        assert!(self.is_running(), "the thread of the BGP speaker has ended");
         self.orders.set(announcement, lease_until_ns);
     }
 
@@ -107,5 +111,21 @@ impl Speaker {
 impl Drop for Speaker {
     fn drop(&mut self) {
         self.end(Shutdown::Administrative(None));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "the thread of the BGP speaker has ended")]
+    fn an_order_to_a_thread_that_has_ended_is_not_taken() {
+        let thread = std::thread::spawn(|| {});
+        while !thread.is_finished() {
+            std::thread::yield_now();
+        }
+        let orders = Arc::new(Orders::new().expect("a descriptor"));
+        Speaker { orders, thread: Some(thread) }.set(Announcement::Announced, u64::MAX);
     }
 }

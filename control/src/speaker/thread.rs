@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use tracing::debug;
+use tracing::{debug, warn};
+use vipdp_io::realtime;
 
 use super::bfd_port::{Datagram, Receiver};
 use super::config::{SpeakerConfig, Target};
@@ -16,11 +17,14 @@ use super::listener::Listener;
 use super::orders::Orders;
 use super::peer::{Peer, Token};
 use super::{ConfigError, SpeakerError};
+use crate::bfd;
 use crate::bgp::{Announcement, Input, Shutdown};
 use crate::runtime::clock::monotonic_ns;
 use crate::runtime::random;
 
 const NS_PER_S: u64 = 1_000_000_000;
+/// Below this interval a thread of the normal class is late too often: as with heartbeats.
+const FAST_US: u32 = 20_000;
 /// How long the peers may take to read the last words.
 const LAST_WORDS_NS: u64 = 1_500_000_000;
 /// How many BFD packets are taken before the timers get their turn.
@@ -104,6 +108,12 @@ impl Thread {
 
     /// Runs until it is told to stop.
     pub(super) fn run(mut self) {
+        let is_fast = |timers: bfd::Timers| timers.interval_us.get() < FAST_US;
+        if self.peers.iter().filter_map(|peer| peer.config().bfd).any(is_fast)
+            && let Err(error) = realtime::schedule_fifo()
+        {
+            warn!(%error, "BFD this fast may find paths broken that are not");
+        }
         let now_ns = monotonic_ns();
         for index in 0..self.peers.len() {
             if let Target::Address(address, scope) = self.peers[index].config().target {
@@ -329,6 +339,14 @@ impl Thread {
     }
 
     fn publish(&self) {
-        self.orders.publish(self.peers.iter().map(Peer::view).collect());
+        let all = self.peers.iter().zip(&self.discoveries);
+        let views = all.map(|(peer, discovery)| {
+            let mut view = peer.view();
+            if let (None, Some(discovery)) = (view.remote, discovery) {
+                view.connect_failure = Some(discovery.trouble());
+            }
+            view
+        });
+        self.orders.publish(views.collect());
     }
 }

@@ -34,6 +34,12 @@ pub struct BfdView {
 /// Why a peer could not be connected to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectFailure {
+    /// The interface that it is to be found on cannot be used.
+    #[error("{0}")]
+    NoLink(String),
+    /// No router has said yet that it is on the interface.
+    #[error("no router advertisement was heard on the interface")]
+    NoRouter,
     /// The kernel's word: refused, unreachable and the like.
     #[error("{0}")]
     Refused(String),
