@@ -247,7 +247,7 @@ pub struct BgpPeerStatus {
 /// A BFD session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BfdStatus {
-    /// Its state, as RFC 5880 calls it: `AdminDown`, `Down`, `Init` or `Up`.
+    /// Its state: `admin-down`, `down`, `init` or `up` (RFC 5880, section 6.1).
     pub state: String,
     /// How long the state has lasted, in milliseconds.
     pub since_ms: u64,

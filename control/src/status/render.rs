@@ -294,7 +294,7 @@ fn member_cells(member: &MemberStatus, buckets: usize) -> Vec<String> {
 fn peer_cells(peer: &BgpPeerStatus) -> Vec<String> {
     let dash = || "-".to_owned();
     let bfd = peer.bfd.as_ref().map_or_else(dash, |bfd| match bfd.state.as_str() {
-        "Up" => format!("Up, {} ms", bfd.detection_ms),
+        "up" => format!("up, {} ms", bfd.detection_ms),
         state => state.to_owned(),
     });
     vec![

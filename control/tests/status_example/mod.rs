@@ -82,7 +82,7 @@ fn peer(name: &str, state: &str, error: Option<&str>) -> BgpPeerStatus {
         last_error: error.map(str::to_owned),
         last_error_ms: up.then_some(93_000_000),
         bfd: up.then(|| BfdStatus {
-            state: "Up".into(),
+            state: "up".into(),
             since_ms: 93_000_000,
             diagnostic: "no diagnostic".into(),
             detection_ms: 900,

@@ -70,7 +70,8 @@ impl Bench {
         let bench = Self { dir };
         bench.write("Cargo.toml", &workspace(&manifest, &root))?;
         bench.write("control/Cargo.toml", CONTROL)?;
-        bench.write("control/src/lib.rs", "pub mod cluster;\n")?;
+        bench.write("control/src/lib.rs", "pub mod cluster;\npub mod damping;\n")?;
+        bench.copy(&root.join("control/src/damping.rs"), "control/src/damping.rs")?;
         bench.write("hunt/Cargo.toml", HUNT)?;
         bench.copy(&root.join("Cargo.lock"), "Cargo.lock")?;
         bench.copy(&root.join("tests/mutants/hunt/main.rs"), "hunt/main.rs")?;

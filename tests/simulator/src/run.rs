@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use vipdp::cluster::config::{ClusterConfig, Member, Parameters, Partition, SlotSet};
+use vipdp::cluster::config::{AllDown, ClusterConfig, Member, Parameters, Partition, SlotSet};
 use vipdp::cluster::node::{Alarm, Input};
 use vipdp_core::bucket::{BUCKETS, Bucket};
 use vipdp_core::wire::ethernet::MacAddr;
@@ -102,6 +102,7 @@ impl<'a> Run<'a> {
         first.timing = TIMING;
         first.timing.ramp_ns = scenario.ramp;
         first.partition = scenario.partition;
+        first.all_down = scenario.all_down;
         let config = config(first.clone());
         // One place more, for a newcomer.
         let mut network = Network::new(Arc::clone(&config), count + 1, random.next());
@@ -347,7 +348,10 @@ impl<'a> Run<'a> {
             // What was sent before may be under way for as long as it took.
             self.disturbed.push((since, now + std::mem::take(&mut self.slowest)));
         }
-        let willing = |place: &usize| self.network.hosts[*place].is_some() && self.healthy[*place];
+        let all_serve = self.scenario.all_down == AllDown::Serve;
+        let willing = |place: &usize| {
+            self.network.hosts[*place].is_some() && (self.healthy[*place] || all_serve)
+        };
         if !(0..=self.count).any(|place| willing(&place)) {
             self.nobody_since.get_or_insert(now);
         } else if let Some(since) = self.nobody_since.take() {
@@ -420,6 +424,13 @@ impl<'a> Run<'a> {
                 idle && self.network.exactly_one_owner()
             }
             Expect::Nobody => loads.iter().all(|&load| load == 0),
+            Expect::AnnouncedAre(who) => {
+                let announced = self.places(who);
+                let host = |place: usize| self.network.hosts[place].as_ref();
+                (0..=self.count)
+                    .filter_map(|place| Some((place, host(place)?)))
+                    .all(|(place, host)| host.node.announces() == announced.contains(&place))
+            }
             Expect::Defended(who) => {
                 let host = |place: usize| self.network.hosts[place].as_ref();
                 let places = self.places(who);
@@ -438,11 +449,16 @@ impl<'a> Run<'a> {
         let takes_part = |&place: &usize| {
             self.network.hosts[place].is_some()
                 && !self.drained[place]
-                && self.healthy[place]
                 && (self.reached[place] || self.scenario.partition != Partition::Gateway)
         };
-        let entitled: SlotSet = (0..=self.count).filter(takes_part).map(slot).collect();
-        entitled.and(self.config.present())
+        let present = self.config.present();
+        let all = || (0..=self.count).filter(takes_part);
+        let well: SlotSet = all().filter(|&place| self.healthy[place]).map(slot).collect();
+        let well = well.and(present);
+        match self.scenario.all_down {
+            AllDown::Serve if well.is_empty() => all().map(slot).collect::<SlotSet>().and(present),
+            AllDown::Serve | AllDown::Withdraw => well,
+        }
     }
 
     /// Whether each bucket is where the preference lists say.

@@ -1,6 +1,6 @@
 //! Scenarios: who, what happens when, what must hold, as data.
 
-use vipdp::cluster::config::{Partition, Timing};
+use vipdp::cluster::config::{AllDown, Partition, Timing};
 
 use crate::check::Check;
 use crate::random::Random;
@@ -102,6 +102,9 @@ pub enum Expect {
     IdleAre(Who),
     /// Nobody owns anything.
     Nobody,
+    /// Of those that run, these are to have routes lead to them, where routes are announced, and nobody
+    /// else.
+    AnnouncedAre(Who),
     /// These have reported the stranger, and one of all has defended the VIP.
     Defended(Who),
 }
@@ -142,6 +145,8 @@ pub struct Scenario {
     pub nodes: &'static [usize],
     /// What a node does when it may be cut off.
     pub partition: Partition,
+    /// Who serves when no node that runs is well.
+    pub all_down: AllDown,
     /// Over what time shares rise after the hold, in nanoseconds.
     pub ramp: u64,
     /// By how much clocks differ at most, in parts per million.
@@ -168,6 +173,7 @@ impl Scenario {
             name,
             nodes,
             partition: Partition::None,
+            all_down: AllDown::Serve,
             ramp: 0,
             drift_ppm: 200,
             seals: false,
@@ -190,6 +196,13 @@ impl Scenario {
     #[must_use]
     pub fn partition(mut self, partition: Partition) -> Self {
         self.partition = partition;
+        self
+    }
+
+    /// With nobody serving when no node that runs is well.
+    #[must_use]
+    pub fn withdrawing(mut self) -> Self {
+        self.all_down = AllDown::Withdraw;
         self
     }
 

@@ -20,6 +20,7 @@ pub fn all() -> Vec<Scenario> {
         steady(),
         crashes(),
         planned(),
+        ailing(),
         cuts(),
         guards(),
         pauses(),
@@ -125,16 +126,6 @@ fn planned() -> Vec<Scenario> {
             ],
         )
         .check(Check::S2),
-        Scenario::new(
-            "ailing-service",
-            &[3, 4],
-            vec![
-                at(0, Act::Health(One(0), false)),
-                at(1500, Act::Expect(Expect::IdleAre(One(0)))),
-                at(1500, Act::Health(One(0), true)),
-            ],
-        )
-        .check(Check::S2),
         Scenario {
             ramp: 3 * SECOND,
             ..Scenario::new(
@@ -145,6 +136,101 @@ fn planned() -> Vec<Scenario> {
         }
         .settles(Settles::Damped(4 * SECOND))
         .check(Check::S2),
+    ]
+}
+
+/// The hold, in milliseconds.
+const HOLD_MS: u64 = HOLD / MS;
+
+fn ailing() -> Vec<Scenario> {
+    let well = |who, well| Act::Health(who, well);
+    let expect = |ms, expected| at(ms, Act::Expect(expected));
+    let one_ails = || {
+        vec![
+            at(0, well(One(0), false)),
+            expect(1500, Expect::IdleAre(One(0))),
+            expect(1500, Expect::AnnouncedAre(From(1))),
+            at(1500, well(One(0), true)),
+            expect(1600, Expect::AnnouncedAre(All)),
+        ]
+    };
+    let all_ail = || vec![at(0, well(One(0), false)), at(300, well(From(1), false))];
+    vec![
+        Scenario::new("ailing-service", &[3, 4], one_ails()).check(Check::S2),
+        Scenario::new("ailing-service-withdraw", &[3, 4], one_ails())
+            .withdrawing()
+            .check(Check::S2),
+        // All serve while nobody is well, and those that come back within the hold move nothing.
+        Scenario::new(
+            "all-ail",
+            &[2, 3, 4],
+            [
+                all_ail(),
+                vec![
+                    expect(2500, Expect::OneOwner),
+                    expect(2500, Expect::AnnouncedAre(All)),
+                    at(HOLD_MS + 3000, Act::Measure),
+                    at(HOLD_MS + 3000, well(One(0), true)),
+                    at(HOLD_MS + 3400, well(One(1), true)),
+                    at(HOLD_MS + 3900, well(From(1), true)),
+                ],
+            ]
+            .concat(),
+        )
+        .check(Check::Steady)
+        .check(Check::S2),
+        Scenario::new(
+            "all-ail-and-crash",
+            &[3, 4],
+            [all_ail(), vec![at(4000, Act::Measure), at(4000, Act::Crash(One(0)))]].concat(),
+        )
+        .check(Check::L1),
+        Scenario::new(
+            "all-ail-and-one-returns",
+            &[2, 3, 4],
+            [
+                all_ail(),
+                vec![
+                    at(4000, well(One(0), true)),
+                    expect(HOLD_MS + 5500, Expect::IdleAre(From(1))),
+                    expect(HOLD_MS + 5500, Expect::AnnouncedAre(One(0))),
+                ],
+            ]
+            .concat(),
+        )
+        .check(Check::S2),
+        // Of those that are alive one is drained: it does not count.
+        Scenario::new(
+            "all-ail-but-the-drained",
+            &[3, 4],
+            vec![
+                at(0, Act::Drain(One(0), true)),
+                at(1000, well(From(1), false)),
+                expect(3500, Expect::IdleAre(One(0))),
+                expect(3500, Expect::AnnouncedAre(From(1))),
+                at(4000, well(From(1), true)),
+                at(6500, Act::Drain(One(0), false)),
+            ],
+        )
+        .check(Check::S2),
+        // Nobody serves while nobody is well; who comes back first takes all at once.
+        Scenario::new(
+            "all-ail-withdraw",
+            &[2, 3, 4],
+            [
+                all_ail(),
+                vec![
+                    expect(2000, Expect::Nobody),
+                    expect(2000, Expect::AnnouncedAre(Below(0))),
+                    at(2500, well(One(0), true)),
+                    expect(3500, Expect::IdleAre(From(1))),
+                    expect(3500, Expect::AnnouncedAre(One(0))),
+                    at(3500, well(From(1), true)),
+                ],
+            ]
+            .concat(),
+        )
+        .withdrawing(),
     ]
 }
 

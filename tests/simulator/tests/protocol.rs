@@ -4,6 +4,8 @@ use vipdp::cluster::auth::OpenError;
 use vipdp::cluster::config::{ConfigId, Member, Parameters, Partition, Timing};
 use vipdp::cluster::node::{Alarm, Input, State};
 use vipdp::cluster::wire::{Body, MESSAGE_LEN};
+use vipdp_core::bucket::Bucket;
+use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_simulator::network::{Network, config, parameters, slot};
 use vipdp_simulator::{MS, SECOND};
 
@@ -613,4 +615,28 @@ fn messages_survive_the_wire() {
         assert_eq!(*open(&keys, 7, &datagram).unwrap(), *message);
     }
     assert_eq!(kinds, [true; 4]);
+}
+
+#[test]
+fn where_packets_are_sent_on_all_know_who_had_a_bucket() {
+    for steers in [false, true] {
+        let mut network = Network::settled(Parameters { steers, ..parameters(4) }, 11);
+        for node in 0..4 {
+            let mac = MacAddr([2, 0, 0, 0, 0, node as u8]);
+            network.input(node, Input::OwnMac(mac));
+        }
+        let had: Vec<_> = Bucket::all().filter(|&bucket| network.owns(1, bucket)).collect();
+        network.input(1, Input::Drain(true));
+        network
+            .run_until("it is empty", 2 * SECOND, |n| n.loads()[1] == 0 && n.exactly_one_owner());
+        network.run(SECOND);
+        for (bucket, node) in had.into_iter().flat_map(|bucket| (0..4).map(move |n| (bucket, n))) {
+            let owner = (0..4).find(|&node| network.owns(node, bucket)).expect("it has an owner");
+            let known = network.host(node).owners.get(bucket);
+            let before = (node != 1).then(|| slot(1));
+            let expected =
+                if steers { (Some(slot(owner)), [before, None]) } else { (None, [None; 2]) };
+            assert_eq!((known.now, known.before), expected, "{bucket:?} at {node}");
+        }
+    }
 }
