@@ -166,7 +166,15 @@ fn an_unnumbered_session_comes_up_by_router_advertisements() {
     // The speaker may come second, too.
     drop(speaker);
     frr.wait_paths(VIP4, 0);
-    let _speaker = announce(&path, local(), on("eth0"));
+    let speaker = announce(&path, local(), on("eth0"));
+    frr.wait_paths(VIP4, 1);
+    drop(speaker);
+
+    // With a password, too: link-local addresses have keys like others.
+    frr.configure(&["neighbor eth0 password secret"]);
+    let mut on = on("eth0");
+    on[0].password = Some(b"secret".to_vec());
+    let _speaker = announce(&path, local(), on);
     frr.wait_paths(VIP4, 1);
 }
 
