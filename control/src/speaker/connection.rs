@@ -161,3 +161,90 @@ pub(super) fn set_hops(socket: &Socket, is_ipv6: bool, ttl: u8) -> io::Result<()
         socket.set_tos_v4(TOS_CS6)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use nix::poll::{PollFd, PollTimeout, poll};
+
+    use super::*;
+
+    const NEIGHBOR: Manner<'_> = Manner { ttl: 1, password: None };
+
+    /// Both ends of a connection, the far one as the peer has it.
+    fn pair() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let connection = Connection::begin(listener.local_addr().unwrap(), NEIGHBOR).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        wait(&connection, PollFlags::POLLOUT);
+        connection.finish().unwrap();
+        (connection, peer)
+    }
+
+    fn wait(connection: &Connection, events: PollFlags) {
+        let mut fds = [PollFd::new(connection.as_fd(), events)];
+        assert_eq!(poll(&mut fds, PollTimeout::from(20_000u16)).unwrap(), 1, "{events:?}");
+    }
+
+    #[test]
+    fn nobody_who_listens_is_found_out() {
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        match Connection::begin(free, NEIGHBOR) {
+            Ok(connection) => {
+                wait(&connection, PollFlags::POLLOUT);
+                let error = connection.finish().unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            }
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused),
+        }
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_is_given_up_and_one_that_does_gets_all() {
+        let (mut connection, peer) = pair();
+        let message = vec![7; 64 * 1024];
+        let mut taken = 0;
+        let error = loop {
+            match connection.send(&message) {
+                Ok(()) => taken += message.len(),
+                Err(error) => break error,
+            }
+            assert!(taken < 1 << 28, "it waits for ever");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+        assert!(connection.waiting.len() <= WAITING_MAX);
+        assert_eq!(connection.events(), PollFlags::POLLIN | PollFlags::POLLOUT);
+
+        let reader = std::thread::spawn(move || {
+            let mut read = Vec::new();
+            (&peer).read_to_end(&mut read).map(|_| read)
+        });
+        while !connection.waiting.is_empty() {
+            wait(&connection, PollFlags::POLLOUT);
+            connection.flush().unwrap();
+        }
+        assert_eq!(connection.events(), PollFlags::POLLIN);
+        drop(connection);
+        let read = reader.join().unwrap().unwrap();
+        assert!(read.len() == taken && read.iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn last_words_arrive_though_the_peer_was_not_heard_out() {
+        let (mut connection, mut peer) = pair();
+        peer.write_all(&[1; 10_000]).unwrap();
+        connection.send(b"last words").unwrap();
+        let mut buffer = [0; 4096];
+        assert!(!connection.close(&mut buffer), "the peer has not closed");
+        // What closes at once with bytes unread resets the connection, and these would be an error.
+        let mut read = Vec::new();
+        peer.read_to_end(&mut read).unwrap();
+        assert_eq!(read, b"last words");
+        drop(peer);
+        while !connection.close(&mut buffer) {
+            wait(&connection, PollFlags::POLLIN);
+        }
+    }
+}
