@@ -157,9 +157,12 @@ advertise() {
 }
 
 # router_config NAME AS ROUTER_ID INTERFACE...: what spines and leaves have in common, and the start of their BGP.
+# Routes have their next hops themselves: in a group of the kernel's next hops, one whose link was down for a while is
+# missing for ever, since the kernel takes it out and this zebra does not put it back.
 router_config() {
     cat <<END
 hostname $1
+no zebra nexthop kernel enable
 !
 $(shift 3 && advertise "$@")
 !
