@@ -3,7 +3,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
-use vipdp::status::{AddressStatus, GatewayState, NodeState, Status};
+use vipdp::status::{
+    AddressStatus, BfdStatus, BgpPeerStatus, GatewayState, NodeState, RoutesState, RoutesStatus,
+    Status,
+};
 
 mod status_example;
 
@@ -76,13 +79,52 @@ fn a_node_of_the_tiered_mode_shows_its_next_hops() {
     assert_eq!(json["addresses"][59], last);
 }
 
+fn peer(name: &str, state: &str, error: Option<&str>) -> BgpPeerStatus {
+    let up = state == "Established";
+    BgpPeerStatus {
+        name: name.into(),
+        remote: up.then(|| "[fe80::1]:179".into()),
+        remote_as: up.then_some(65001),
+        state: state.into(),
+        since_ms: 93_000_000,
+        announced_v4: u64::from(up),
+        announced_v6: u64::from(up),
+        hold_s: up.then_some(9),
+        established: 2,
+        dropped: if up { 1 } else { 2 },
+        updates_in: 7,
+        last_error: error.map(str::to_owned),
+        last_error_ms: up.then_some(93_000_000),
+        bfd: up.then(|| BfdStatus {
+            state: "up".into(),
+            since_ms: 93_000_000,
+            diagnostic: "no diagnostic".into(),
+            detection_ms: 900,
+            rejected: 0,
+        }),
+    }
+}
+
+/// Routes that a drained node is about to withdraw.
+fn routes() -> RoutesStatus {
+    RoutesStatus {
+        by: "bgp".into(),
+        state: RoutesState::Marked,
+        reason: Some("the node is drained".into()),
+        peers: vec![
+            peer("eth0", "Established", Some("received Cease, Administrative Shutdown")),
+            peer("10.1.2.1", "Active", Some("connection refused")),
+        ],
+    }
+}
+
 #[test]
 fn a_node_of_the_anycast_mode_shows_its_routes_and_peers() {
     let mut status = status_example::status();
     status.node.mode = "anycast".into();
     (status.interface.shared_mac_v4, status.interface.shared_mac_v6) = (None, None);
     (status.node.willing, status.node.all_down) = (false, true);
-    status.routes = Some(status_example::routes());
+    status.routes = Some(routes());
     assert_status_snapshot!("anycast", status.to_string());
     let json = serde_json::to_string_pretty(&status.routes).unwrap();
     assert_status_snapshot!("anycast_json", json);

@@ -76,7 +76,7 @@ pub(super) fn read(
         .map(|Located { value: field, place }| (addresses(&field, &place, taken, errors), place));
     let are_wrong = errors.len() > before;
     if ingress == Some(ingress::Kind::Anycast) {
-        return read_anycast(kind, gateway.map(|(_, place)| place), present, errors);
+        return read_anycast(kind, gateway.as_ref().map(|(_, place)| place), present, errors);
     }
     match (kind, gateway) {
         (Some(Located { value: Kind::Gateway, .. }), Some((addresses, _))) => {
@@ -114,12 +114,12 @@ pub(super) fn read(
 /// reached: a route of a node that is cut off ends by itself.
 fn read_anycast(
     kind: Option<Located<'_, Kind>>,
-    gateway: Option<Place<'_>>,
+    gateway: Option<&Place<'_>>,
     present: usize,
     errors: &mut Errors,
 ) -> PartitionGuard {
     let by_kind = kind.as_ref().filter(|kind| kind.value == Kind::Gateway);
-    for place in by_kind.map(|kind| &kind.place).into_iter().chain(&gateway) {
+    for place in by_kind.map(|kind| &kind.place).into_iter().chain(gateway) {
         let found = "a question to the router beside mode = \"anycast\"".to_owned();
         let remedy = "remove it: the routes of a node that its routers do not reach end by \
                       themselves";

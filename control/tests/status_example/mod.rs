@@ -65,45 +65,6 @@ fn check(name: &str, kind: &str, state: CheckState, error: Option<&str>) -> Chec
     }
 }
 
-fn peer(name: &str, state: &str, error: Option<&str>) -> BgpPeerStatus {
-    let up = state == "Established";
-    BgpPeerStatus {
-        name: name.into(),
-        remote: up.then(|| "[fe80::1]:179".into()),
-        remote_as: up.then_some(65001),
-        state: state.into(),
-        since_ms: 93_000_000,
-        announced_v4: u64::from(up),
-        announced_v6: u64::from(up),
-        hold_s: up.then_some(9),
-        established: 2,
-        dropped: if up { 1 } else { 2 },
-        updates_in: 7,
-        last_error: error.map(str::to_owned),
-        last_error_ms: up.then_some(93_000_000),
-        bfd: up.then(|| BfdStatus {
-            state: "up".into(),
-            since_ms: 93_000_000,
-            diagnostic: "no diagnostic".into(),
-            detection_ms: 900,
-            rejected: 0,
-        }),
-    }
-}
-
-/// Routes that a drained node is about to withdraw.
-pub fn routes() -> RoutesStatus {
-    RoutesStatus {
-        by: "bgp".into(),
-        state: RoutesState::Marked,
-        reason: Some("the node is drained".into()),
-        peers: vec![
-            peer("eth0", "Established", Some("received Cease, Administrative Shutdown")),
-            peer("10.1.2.1", "Active", Some("connection refused")),
-        ],
-    }
-}
-
 /// Node n1 of four: n3 is gone, n4 was never there, and 100 buckets are still nobody's.
 pub fn status() -> Status {
     let owner = |bucket: usize| match bucket {

@@ -15,6 +15,7 @@
 //! VIPs that are networks are 198.18.53.0/24 and 2001:db8:54::/64. Clients are addresses behind the router that no interface has. Root is needed; without it the
 //! tests fail.
 
+mod announced;
 mod anycast;
 mod lab;
 mod networks;
