@@ -37,7 +37,8 @@ pub(super) struct Peer {
     session: bgp::Session,
     /// Where it is, with the port it listens on.
     remote: Option<SocketAddr>,
-    is_started: bool,
+    /// It was neither started nor stopped yet.
+    is_new: bool,
     connections: Vec<(ConnId, Connection)>,
     /// This node's address of the latest of them.
     local: Option<IpAddr>,
@@ -91,7 +92,7 @@ impl Peer {
             config,
             session,
             remote: None,
-            is_started: false,
+            is_new: true,
             connections: Vec::new(),
             local: None,
             attempt: None,
@@ -160,8 +161,8 @@ impl Peer {
         }
         self.remote = Some(remote);
         self.watch(now_ns, address, scope, discriminator);
-        if !self.is_started {
-            self.is_started = true;
+        if self.is_new {
+            self.is_new = false;
             self.tell(now_ns, bgp::Input::Start);
         }
     }
@@ -444,9 +445,14 @@ impl Peer {
         self.bgp_deadline_ns.min(closing).min(bfd)
     }
 
-    /// Ends both sessions.
+    /// Ends the BGP session.
     pub(super) fn stop(&mut self, now_ns: u64, shutdown: bgp::Shutdown) {
+        self.is_new = false;
         self.tell(now_ns, bgp::Input::Stop(shutdown));
+    }
+
+    /// Ends the BFD session.
+    pub(super) fn stop_bfd(&mut self, now_ns: u64) {
         self.tell_bfd(now_ns, bfd::Input::AdminDown);
     }
 

@@ -139,24 +139,23 @@ impl Thread {
     /// Says the last words, and waits until they are read.
     fn end(mut self, now_ns: u64, shutdown: &Shutdown) {
         self.listeners.clear();
-        self.receivers.clear();
-        self.discoveries.iter_mut().for_each(|discovery| *discovery = None);
         for peer in &mut self.peers {
             peer.stop(now_ns, shutdown.clone());
         }
         let until_ns = now_ns + LAST_WORDS_NS;
         self.lease_until_ns = until_ns;
-        loop {
-            self.publish();
-            let now_ns = monotonic_ns();
-            if now_ns >= until_ns || self.peers.iter().all(Peer::is_quiet) {
-                return;
-            }
+        while monotonic_ns() < until_ns && !self.peers.iter().all(Peer::is_quiet) {
             for source in self.wait() {
                 self.serve(monotonic_ns(), source);
             }
             self.tick(monotonic_ns());
         }
+        // Only now: a router that heard first that BFD ends would end the BGP session itself, and
+        // with it what it was to keep over a restart.
+        for peer in &mut self.peers {
+            peer.stop_bfd(monotonic_ns());
+        }
+        self.publish();
     }
 
     /// Sleeps until a socket is ready or a deadline has come. BFD is first: what it hears counts
