@@ -21,6 +21,9 @@ pub enum Wish {
     Routes,
     /// No more routes: it is to be emptied, and serves until that is so.
     Leave,
+    /// What there is: it finds out who is there. Routes that stand are put up with while it does, which
+    /// is a moment after its loop was late, rather than taken back and announced again.
+    Undecided,
     /// No routes: it cannot serve.
     Nothing,
 }
@@ -96,7 +99,9 @@ impl Withdrawal {
             }
             (Stage::Announced, Wish::Leave | Wish::Nothing)
             | (Stage::Marked { .. }, Wish::Nothing) => withdrawn,
-            (Stage::Marked { until_ns }, Wish::Leave) if now_ns >= until_ns => withdrawn,
+            (Stage::Marked { until_ns }, Wish::Leave | Wish::Undecided) if now_ns >= until_ns => {
+                withdrawn
+            }
             (Stage::Withdrawn { until_ns }, _) if now_ns >= until_ns => Stage::Nothing,
             (stage, _) => stage,
         };
@@ -134,18 +139,24 @@ mod tests {
         for (stage, now, wish, expected) in [
             (Nothing, 9, Wish::Nothing, Nothing),
             (Nothing, 9, Wish::Leave, Nothing),
+            (Nothing, 9, Wish::Undecided, Nothing),
             (Nothing, 9, Wish::Routes, Announced),
             (Announced, 9, Wish::Routes, Announced),
+            (Announced, 9, Wish::Undecided, Announced),
             (Announced, 9, Wish::Leave, fresh_mark(9)),
             (Announced, 9, Wish::Nothing, fresh_wait(9)),
             (marked, 499, Wish::Leave, marked),
             (marked, 500, Wish::Leave, fresh_wait(500)),
+            (marked, 499, Wish::Undecided, marked),
+            (marked, 500, Wish::Undecided, fresh_wait(500)),
             (marked, 9, Wish::Nothing, fresh_wait(9)),
             (marked, 9, Wish::Routes, Announced),
             (withdrawn, 499, Wish::Leave, withdrawn),
             (withdrawn, 499, Wish::Nothing, withdrawn),
             (withdrawn, 500, Wish::Nothing, Nothing),
             (withdrawn, 500, Wish::Leave, Nothing),
+            (withdrawn, 499, Wish::Undecided, withdrawn),
+            (withdrawn, 500, Wish::Undecided, Nothing),
             (withdrawn, 9, Wish::Routes, Announced),
         ] {
             let found = machine(stage).step(now, wish);
@@ -166,19 +177,21 @@ mod tests {
         /// time, unless it became unable to serve.
         #[test]
         fn nobody_is_gone_before_the_network_knows(
-            steps in prop::collection::vec((0..800_u64, 0..3_u8), 1..60),
+            steps in prop::collection::vec((0..800_u64, 0..4_usize), 1..60),
         ) {
             let mut machine = machine(Nothing);
             let (mut now, mut had_routes, mut marked_since) = (0, None, None);
             for (pause, wish) in steps {
                 now += pause;
-                let wish = [Wish::Routes, Wish::Leave, Wish::Nothing][usize::from(wish)];
+                let wish = [Wish::Routes, Wish::Leave, Wish::Undecided, Wish::Nothing][wish];
                 let before = machine.stage();
                 let stage = machine.step(now, wish);
                 match stage.announcement() {
-                    Announcement::Announced => prop_assert_eq!(wish, Wish::Routes),
+                    Announcement::Announced => {
+                        prop_assert!(wish == Wish::Routes || wish == Wish::Undecided);
+                    }
                     Announcement::Marked => {
-                        prop_assert_eq!(wish, Wish::Leave);
+                        prop_assert!(wish == Wish::Leave || wish == Wish::Undecided);
                         marked_since.get_or_insert(now);
                     }
                     Announcement::Nothing => {}
@@ -186,7 +199,7 @@ mod tests {
                 if before == Announced && stage != Announced && wish == Wish::Leave {
                     prop_assert_eq!(stage, Marked { until_ns: now + MARK });
                 }
-                if matches!((before, stage), (Marked { .. }, Withdrawn { .. })) && wish == Wish::Leave {
+                if matches!((before, stage), (Marked { .. }, Withdrawn { .. })) && wish != Wish::Nothing {
                     let since = marked_since.expect("marked before");
                     prop_assert!(now - since >= MARK);
                 }

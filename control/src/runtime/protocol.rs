@@ -91,6 +91,7 @@ impl Protocol {
         match self {
             Self::Heartbeats(node) if node.announces() => Wish::Routes,
             Self::Heartbeats(node) if node.leaves() => Wish::Leave,
+            Self::Heartbeats(node) if node.listens() => Wish::Undecided,
             Self::Heartbeats(_) | Self::Wire(_) => Wish::Nothing,
         }
     }

@@ -164,6 +164,12 @@ impl Node {
         self.serves() && self.is_willing() && !self.announces()
     }
 
+    /// Whether this node finds out who is there, and would serve: it has just started, or its loop was
+    /// late.
+    pub fn listens(&self) -> bool {
+        self.state() == State::Listen && self.is_willing() && !self.draining
+    }
+
     /// Whether this node answers for any bucket: one that drains may stop once it does not.
     pub fn holds_any(&self) -> bool {
         !self.owned.is_empty() || !self.yielding.is_empty()
