@@ -159,6 +159,7 @@ advertise() {
 # router_config NAME AS ROUTER_ID INTERFACE...: what spines and leaves have in common, and the start of their BGP.
 # Routes have their next hops themselves: in a group of the kernel's next hops, one whose link was down for a while is
 # missing for ever, since the kernel takes it out and this zebra does not put it back.
+# Route maps hold from when they are read on, not five seconds later.
 router_config() {
     cat <<END
 hostname $1
@@ -179,6 +180,7 @@ router bgp $2
  bgp bestpath as-path multipath-relax
  no bgp ebgp-requires-policy
  no bgp default ipv4-unicast
+ bgp route-map delay-timer 0
 END
 }
 
