@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod damping;
 pub mod health;
+mod jitter;
 pub mod plan;
 pub mod routes;
 pub mod runtime;

@@ -18,6 +18,7 @@
 use std::num::{NonZeroU8, NonZeroU32};
 
 use super::packet::{Diagnostic, Packet, State};
+use crate::jitter::Jitter;
 
 const NS_PER_US: u64 = 1000;
 /// The shortest interval to send in while the session is not up, in microseconds (RFC 5880,
@@ -164,7 +165,7 @@ pub struct Session {
     sent_ns: Option<u64>,
     /// Which part of the interval is left out this time, in 1/65536 of it.
     early: u64,
-    random: u64,
+    jitter: Jitter,
     counters: Counters,
 }
 
@@ -184,7 +185,7 @@ impl Session {
             heard_ns: now_ns,
             sent_ns: None,
             early: 0,
-            random: seed | 1,
+            jitter: Jitter::new(seed),
             counters: Counters::default(),
         }
     }
@@ -381,11 +382,7 @@ impl Session {
     /// a multiplier of 1 from a tenth on, so that one late packet is no failure (section 6.8.7).
     fn draw_early(&mut self) -> u64 {
         let least = if self.timers.multiplier.get() == 1 { (1 << 16) / 10 + 1 } else { 0 };
-        // Marsaglia, Xorshift RNGs, 2003.
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        least + ((1 << 14) - least) * (self.random >> 48) / (1 << 16)
+        least + self.jitter.part((1 << 14) - least)
     }
 
     /// The detection time, while the peer is known (RFC 5880, section 6.8.4).

@@ -9,7 +9,7 @@ use super::community::{Community, LargeCommunity};
 use super::prefixes;
 
 /// The AS number that stands for one that does not fit 16 bits (RFC 6793 section 9).
-pub(super) const AS_TRANS: u16 = 23456;
+pub(crate) const AS_TRANS: u16 = 23456;
 
 /// The most communities, and the most large communities, that routes may bear: what an UPDATE
 /// carries beside them then still leaves three quarters of it to prefixes.

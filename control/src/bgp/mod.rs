@@ -37,6 +37,7 @@ mod session;
 mod update;
 
 pub use community::{Community, CommunityError, LargeCommunity};
+pub(crate) use config::AS_TRANS;
 pub use config::{
     Announcement, Attributes, COMMUNITIES_MAX, ConfigError, GRACEFUL_RESTART_MAX_S, LocalConfig,
     PREFIXES_MAX, PeerConfig, RemoteAs, Shutdown,

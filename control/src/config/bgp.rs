@@ -9,7 +9,9 @@ use super::bgp_peer;
 use super::error::ConfigError;
 use super::node::InterfaceName;
 use super::reader::{Errors, Field, Located, Place, Section};
-use crate::bgp::{Community, LargeCommunity, RemoteAs};
+use crate::bgp::{
+    AS_TRANS, COMMUNITIES_MAX, Community, GRACEFUL_RESTART_MAX_S, LargeCommunity, RemoteAs,
+};
 
 /// What the BGP speaker needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,11 +127,6 @@ pub(super) struct BgpRead<'s> {
 }
 
 const HOLD_S_DEFAULT: u64 = 9;
-/// RFC 4724, section 3: the restart time has 12 bits.
-const RESTART_S_MAX: u64 = 4095;
-const COMMUNITIES_MAX: usize = 32;
-/// The AS number that stands for those that do not fit into two bytes (RFC 6793, section 9).
-const AS_TRANS: u64 = 23_456;
 
 /// Reads the table.
 pub(super) fn read<'s>(mut section: Section<'s>, errors: &mut Errors) -> BgpRead<'s> {
@@ -154,7 +151,7 @@ pub(super) fn read<'s>(mut section: Section<'s>, errors: &mut Errors) -> BgpRead
     let large_communities = large_communities(&mut section, errors);
     let med = section.optional("med", errors, |f| f.integer(0..=u64::from(u32::MAX), "a metric"));
     let restart_s = section.or_default("graceful_restart_s", 0, errors, |f| {
-        f.integer(0..=RESTART_S_MAX, "a number of seconds")
+        f.integer(0..=u64::from(GRACEFUL_RESTART_MAX_S), "a number of seconds")
     });
     let link_bandwidth = section.or_default("link_bandwidth", false, errors, Field::boolean);
     let next_hop4 = section.optional("next_hop4", errors, next_hop4);
@@ -189,7 +186,7 @@ pub(super) fn read<'s>(mut section: Section<'s>, errors: &mut Errors) -> BgpRead
 pub(super) fn as_number(field: &Field<'_>) -> Result<u64, ConfigError> {
     const EXPECTED: &str = "the number of an autonomous system";
     let number = field.integer(1..=u64::from(u32::MAX), EXPECTED)?;
-    if number == AS_TRANS {
+    if number == u64::from(AS_TRANS) {
         let why = ", which stands for numbers that do not fit into two bytes";
         return Err(field.place.error(why, format!("give {EXPECTED} (RFC 6793, section 9)")));
     }

@@ -21,6 +21,7 @@ use vipdp_io::icmpv6_filter;
 use vipdp_io::link::Link;
 
 use super::view::ConnectFailure;
+use crate::jitter::Jitter;
 
 const MS: u64 = 1_000_000;
 /// How often the link is looked at.
@@ -104,8 +105,8 @@ impl Discovery {
         self.knows_peer = true;
     }
 
-    /// Looks at the link, and sends what is due. `spread` is a random number.
-    pub(super) fn tick(&mut self, now_ns: u64, spread: u64) {
+    /// Looks at the link, and sends what is due.
+    pub(super) fn tick(&mut self, now_ns: u64, jitter: &mut Jitter) {
         if now_ns >= self.look_ns {
             self.look(now_ns);
         }
@@ -113,8 +114,7 @@ impl Discovery {
             return;
         }
         self.advertised_ns = Some(now_ns);
-        let early = ADVERTISEMENT_MAX_NS / 4 * (spread >> 48) / (1 << 16);
-        self.advertise_ns = now_ns + ADVERTISEMENT_MAX_NS - early;
+        self.advertise_ns = now_ns + jitter.apply(ADVERTISEMENT_MAX_NS);
         let Some(open) = &self.open else { return };
         if let Err(error) = open.send(ALL_NODES, &advertisement()) {
             debug!(interface = self.interface, %error, "a router advertisement");
@@ -299,13 +299,14 @@ mod tests {
         let start = 1000 * ADVERTISEMENT_MAX_NS;
         discovery.advertise_soon(start);
         assert_eq!(discovery.deadline_ns(), start, "the first at once");
-        discovery.tick(start, 0);
-        assert_eq!(discovery.deadline_ns(), start + ADVERTISEMENT_MAX_NS);
+        let mut jitter = Jitter::new(1);
+        let range = ADVERTISEMENT_MAX_NS / 4 * 3..=ADVERTISEMENT_MAX_NS;
+        discovery.tick(start, &mut jitter);
+        assert!(range.contains(&(discovery.deadline_ns() - start)));
         discovery.advertise_soon(start + 1);
         assert_eq!(discovery.deadline_ns(), start + ADVERTISEMENT_MIN_NS);
-        discovery.tick(start + ADVERTISEMENT_MIN_NS, u64::MAX);
-        let soonest = ADVERTISEMENT_MAX_NS / 4 * 3;
-        let gap = discovery.deadline_ns() - (start + ADVERTISEMENT_MIN_NS);
-        assert!((soonest..soonest + MS).contains(&gap), "{gap}");
+        let now = start + ADVERTISEMENT_MIN_NS;
+        discovery.tick(now, &mut jitter);
+        assert!(range.contains(&(discovery.deadline_ns() - now)));
     }
 }

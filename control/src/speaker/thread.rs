@@ -19,6 +19,7 @@ use super::peer::{Peer, Token};
 use super::{ConfigError, SpeakerError};
 use crate::bfd;
 use crate::bgp::{Announcement, Input, Shutdown};
+use crate::jitter::Jitter;
 use crate::runtime::clock::monotonic_ns;
 use crate::runtime::random;
 
@@ -46,7 +47,7 @@ pub(super) struct Thread {
     /// What the peers were last told.
     announcement: Option<Announcement>,
     lease_until_ns: u64,
-    random: u64,
+    jitter: Jitter,
     buffer: Vec<u8>,
 }
 
@@ -95,7 +96,7 @@ impl Thread {
             peers: Vec::new(),
             announcement: None,
             lease_until_ns: u64::MAX,
-            random: random::word()?,
+            jitter: Jitter::new(random::word()?),
             buffer: vec![0; 16 * 1024],
         };
         for peer in peers {
@@ -250,20 +251,12 @@ impl Thread {
     /// A discriminator that no session has (RFC 5880, section 6.8.1).
     fn discriminator(&mut self) -> NonZeroU32 {
         loop {
-            let drawn = NonZeroU32::new((self.draw() >> 32) as u32);
+            let drawn = NonZeroU32::new((self.jitter.word() >> 32) as u32);
             let is_free = |drawn| self.peers.iter().all(|peer| peer.discriminator() != Some(drawn));
             if let Some(drawn) = drawn.filter(|&drawn| is_free(drawn)) {
                 return drawn;
             }
         }
-    }
-
-    /// SplitMix64 (Steele, Lea, Flood, 2014).
-    fn draw(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.random ^ self.random >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
     }
 
     /// Which peer is at `address` on that interface.
@@ -328,11 +321,8 @@ impl Thread {
     fn tick(&mut self, now_ns: u64) {
         self.listeners.iter_mut().for_each(|listener| listener.tick(now_ns));
         self.receivers.iter_mut().for_each(|receiver| receiver.tick(now_ns));
-        for index in 0..self.discoveries.len() {
-            let spread = self.draw();
-            if let Some(discovery) = &mut self.discoveries[index] {
-                discovery.tick(now_ns, spread);
-            }
+        for discovery in self.discoveries.iter_mut().flatten() {
+            discovery.tick(now_ns, &mut self.jitter);
         }
         self.peers.iter_mut().for_each(|peer| peer.tick(now_ns));
     }

@@ -46,7 +46,7 @@ pub use event::{ConnId, DownReason, Event, Input, NotAnnounced, Output};
 pub use view::{Counters, LastError, PeerView, State};
 
 use connection::{Connection, Established, Stage};
-use pace::{Jitter, retry_ns};
+use pace::retry_ns;
 use terms::Terms;
 
 use super::config::{Announcement, ConfigError, LocalConfig, PeerConfig, Shutdown};
@@ -55,6 +55,7 @@ use super::frame::{Frame, Kind};
 use super::notification::{HOLD_TIMER_EXPIRED, Notification, cease};
 use super::open::Open;
 use super::update;
+use crate::jitter::Jitter;
 
 const SECOND_NS: u64 = 1_000_000_000;
 

@@ -14,25 +14,6 @@ pub(super) fn retry_ns(failures: u32) -> u64 {
     RETRY_MIN_NS.saturating_mul(1 << failures.min(16)).min(RETRY_MAX_NS)
 }
 
-/// A source of times that are not quite those that were asked for.
-#[derive(Debug)]
-pub(super) struct Jitter(u64);
-
-impl Jitter {
-    pub fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    /// Three quarters of `interval` to all of it (RFC 4271 section 10).
-    pub fn apply(&mut self, interval: u64) -> u64 {
-        // Marsaglia, Xorshift RNGs, 2003.
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        interval - interval / 4 * (self.0 >> 48) / (1 << 16)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,14 +23,5 @@ mod tests {
         let waits: Vec<_> = (0..7).map(|failures| retry_ns(failures) / SECOND_NS).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
         assert_eq!(retry_ns(u32::MAX), RETRY_MAX_NS);
-    }
-
-    #[test]
-    fn jitter_keeps_three_quarters() {
-        let mut jitter = Jitter::new(7);
-        let drawn: Vec<_> = (0..1000).map(|_| jitter.apply(SECOND_NS)).collect();
-        assert!(drawn.iter().all(|time| (SECOND_NS * 3 / 4..=SECOND_NS).contains(time)));
-        let [least, most] = [drawn.iter().min(), drawn.iter().max()].map(|time| *time.unwrap());
-        assert!(least < SECOND_NS * 77 / 100 && most > SECOND_NS * 98 / 100, "{least} {most}");
     }
 }

@@ -61,6 +61,7 @@ use vipdp_core::wire::ethernet::MacAddr;
 use super::auth::OpenError;
 use super::config::{ClusterConfig, SlotSet, Timing};
 use super::wire::Message;
+use crate::jitter::Jitter;
 
 use history::History;
 use ownership::Cohort;
@@ -69,7 +70,6 @@ use send::SentTimes;
 use targets::Targets;
 
 pub(super) use history::RETURN_NS;
-pub(super) use send::Jitter;
 pub use view::{Life, MemberView, State, View};
 
 /// One node's part in the cluster protocol.

@@ -283,7 +283,9 @@ impl Node {
             return;
         }
         self.superseded = None;
-        self.session = self.jitter.another(self.session);
+        // Another one, and not 0.
+        let drawn = self.jitter.word();
+        self.session = if drawn == self.session { !drawn | 1 } else { drawn };
         self.seq = 0;
         for slot in self.others() {
             self.peer_mut(slot).be_met_anew();

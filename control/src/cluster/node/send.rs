@@ -35,37 +35,6 @@ impl SentTimes {
     }
 }
 
-/// Spreads heartbeats over time, so that nodes do not fall into step (RFC 5880, section 6.8.7).
-#[derive(Debug)]
-pub(in crate::cluster) struct Jitter(u64);
-
-impl Jitter {
-    pub(in crate::cluster) fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    /// A session other than `session`, and not 0.
-    pub(super) fn another(&mut self, session: u64) -> u64 {
-        self.next();
-        // Odd multiples of a state that is never 0 are not 0 either.
-        let other = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        if other == session { !session | 1 } else { other }
-    }
-
-    /// Marsaglia, Xorshift RNGs, 2003.
-    fn next(&mut self) {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-    }
-
-    /// Three quarters of `interval` to all of it.
-    pub(in crate::cluster) fn apply(&mut self, interval: u64) -> u64 {
-        self.next();
-        interval - interval / 4 * (self.0 >> 48) / (1 << 16)
-    }
-}
-
 impl Node {
     /// How close to one another heartbeats may follow that are due before their time.
     fn beat_gap(&self) -> u64 {

@@ -57,7 +57,8 @@ use vipdp_core::tiered::{Owners, PreviousOwners};
 use vipdp_core::wire::ethernet::MacAddr;
 
 use super::config::{ClusterConfig, Partition, SlotSet, Timing};
-use super::node::{Alarm, Jitter, Output, RETURN_NS};
+use super::node::{Alarm, Output, RETURN_NS};
+use crate::jitter::Jitter;
 
 /// The greatest number of tiers.
 const TIERS_MAX: usize = 3;
