@@ -27,6 +27,7 @@ pub mod decide;
 pub mod flow;
 pub mod hash;
 pub mod limit;
+pub mod offload;
 pub mod parse;
 pub mod port;
 pub mod prefix;

@@ -59,4 +59,4 @@ pub mod table;
 pub use entry::{FlowState, Seconds, Timeouts};
 pub use form::Form;
 pub use key::FlowKey;
-pub use table::{Census, FlowTable, Inserted, Line};
+pub use table::{BucketScan, Census, FlowTable, Inserted, Line};

@@ -301,6 +301,26 @@ impl FlowTable {
         census
     }
 
+    /// Reads on in the table by at most `lines` lines, and adds the buckets of the flows there to those
+    /// that `scan` has found. False when the end was reached.
+    ///
+    /// A flow never changes its line: one that is there from the beginning of the scan to its end is
+    /// found.
+    pub fn scan(&self, scan: &mut BucketScan, lines: usize, now: Seconds) -> bool {
+        let rest = &self.lines[scan.line.min(self.lines.len())..];
+        let part = &rest[..lines.min(rest.len())];
+        for word in part.iter().flat_map(Line::load) {
+            match Entry::of_word(word) {
+                Some(entry) if entry.is_found(now, &self.timeouts) => {
+                    scan.found.insert(entry.bucket());
+                }
+                _ => {}
+            }
+        }
+        scan.line += part.len();
+        part.len() < rest.len()
+    }
+
     #[inline]
     fn line(&self, key: FlowKey) -> &Line {
         &self.lines[key.line(self.lines.len())]
@@ -409,6 +429,22 @@ impl fmt::Debug for FlowTable {
     }
 }
 
+/// A reading of the whole table, part by part: which buckets have a flow here.
+#[derive(Clone, Debug, Default)]
+pub struct BucketScan {
+    /// The line to go on at.
+    line: usize,
+    /// The buckets of the flows before it.
+    found: BucketSet,
+}
+
+impl BucketScan {
+    /// The buckets of the flows that were found so far.
+    pub fn found(&self) -> &BucketSet {
+        &self.found
+    }
+}
+
 /// What is in a flow table, counted by [`FlowTable::census`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Census {
@@ -464,6 +500,26 @@ mod tests {
 
     fn at(s: u64) -> Seconds {
         Seconds::of_ns(s * 1_000_000_000)
+    }
+
+    #[test]
+    fn a_scan_in_parts_finds_the_buckets_of_all_flows() {
+        let table = FlowTable::new(1 << 12, SECRET);
+        let expected: BucketSet = (0..300).map(|n| bucket(n * 13)).collect();
+        for n in 0..300 {
+            let state = FlowState::ALL[n as usize % FlowState::ALL.len()];
+            assert_eq!(table.insert(client(&table, n), bucket(n * 13), state, at(9)), Inserted::New);
+        }
+        let mut scan = BucketScan::default();
+        let parts = (1..).find(|_| !table.scan(&mut scan, 100, at(9))).unwrap();
+        assert_eq!(parts, (1 << 12) / 8 / 100 + 1);
+        assert_eq!(scan.found(), &expected);
+        assert_eq!(scan.found(), &table.census(at(9)).buckets());
+        // What is not found any more is no flow; established ones are found however old.
+        let mut later = BucketScan::default();
+        assert!(!table.scan(&mut later, usize::MAX, at(9_000)));
+        assert_eq!(later.found(), &table.census(at(9_000)).buckets());
+        assert!(!later.found().is_empty() && later.found().len() < expected.len());
     }
 
     #[test]
