@@ -173,6 +173,8 @@ fn ailing() -> Vec<Scenario> {
                     at(HOLD_MS + 3000, well(One(0), true)),
                     at(HOLD_MS + 3400, well(One(1), true)),
                     at(HOLD_MS + 3900, well(From(1), true)),
+                    // When the first has waited out its hold, all say so.
+                    expect(2 * HOLD_MS + 4500, Expect::AnnouncedAre(All)),
                 ],
             ]
             .concat(),
