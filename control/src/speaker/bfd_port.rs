@@ -2,22 +2,20 @@
 //! session that sends, for each has a source port of its own (section 4).
 
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tracing::{info, warn};
 
 use super::connection::set_hops;
+use super::port::{Port, unspecified};
 use crate::bfd::{PORT, SOURCE_PORT_MIN, TTL};
 use crate::runtime::random;
 
-/// How often a port that was taken is tried again.
-const RETRY_NS: u64 = 1_000_000_000;
 /// How many source ports are tried.
 const SOURCE_PORTS_TRIED: usize = 64;
 /// More than a control packet ever has, with authentication.
@@ -45,71 +43,28 @@ impl Datagram {
 
 /// The receiving socket of one family, or the wish for one while another process has the port.
 #[derive(Debug)]
-pub(super) struct Receiver {
-    address: SocketAddr,
-    socket: Option<Socket>,
-    retry_ns: u64,
-    has_failed: bool,
-}
+pub(super) struct Receiver(Port);
 
 impl Receiver {
     pub(super) fn new(is_ipv6: bool) -> Self {
-        let any = unspecified(is_ipv6);
-        let address = SocketAddr::new(any, PORT);
-        Self { address, socket: None, retry_ns: 0, has_failed: false }
+        const MISSED: &str = "BFD hears nothing: no path is watched";
+        Self(Port::new(is_ipv6, PORT, "BFD hears now", MISSED))
     }
 
     /// Tries to have the port, if that is due.
     pub(super) fn tick(&mut self, now_ns: u64) {
-        if now_ns < self.deadline_ns() {
-            return;
-        }
-        match self.open() {
-            Ok(socket) => {
-                self.socket = Some(socket);
-                if self.has_failed {
-                    info!(address = %self.address, "BFD hears now");
-                }
-            }
-            Err(error) => {
-                self.retry_ns = now_ns + RETRY_NS;
-                if !self.has_failed {
-                    let address = self.address;
-                    warn!(%address, %error, "BFD hears nothing: no path is watched");
-                }
-                self.has_failed = true;
-            }
-        }
+        self.0.tick(now_ns, open);
     }
 
     /// When to call [`tick`](Self::tick).
     pub(super) fn deadline_ns(&self) -> u64 {
-        if self.socket.is_some() { u64::MAX } else { self.retry_ns }
-    }
-
-    fn open(&self) -> io::Result<Socket> {
-        let is_ipv6 = self.address.is_ipv6();
-        let socket = Socket::new(
-            Domain::for_address(self.address),
-            Type::DGRAM.nonblocking(),
-            Some(Protocol::UDP),
-        )?;
-        if is_ipv6 {
-            socket.set_only_v6(true)?;
-            setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
-            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-        } else {
-            setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
-            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-        }
-        socket.bind(&self.address.into())?;
-        Ok(socket)
+        self.0.deadline_ns()
     }
 
     /// Takes the next datagram; `None` when there is none.
     pub(super) fn receive(&self) -> Option<Datagram> {
         loop {
-            match receive(self.socket.as_ref()?) {
+            match receive(self.0.socket()?) {
                 Ok(Some(datagram)) => return Some(datagram),
                 // Not one that could be BFD's.
                 Ok(None) | Err(Errno::EINTR) => {}
@@ -120,8 +75,23 @@ impl Receiver {
 
     /// The socket, if it has the port.
     pub(super) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.socket.as_ref().map(AsFd::as_fd)
+        self.0.as_fd()
     }
+}
+
+fn open(address: SocketAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+        setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
+        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    } else {
+        setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 fn receive(socket: &Socket) -> nix::Result<Option<Datagram>> {
@@ -191,8 +161,4 @@ impl Sender {
     pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         self.socket.send_to(bytes, &self.to.into()).map(drop)
     }
-}
-
-fn unspecified(is_ipv6: bool) -> IpAddr {
-    if is_ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }

@@ -23,6 +23,7 @@ mod discovery;
 mod listener;
 mod orders;
 mod peer;
+mod port;
 mod signature;
 mod thread;
 mod view;

@@ -6,16 +6,15 @@
 //! ```
 
 mod anycast_member;
+mod flow_packets;
 mod frames;
 mod tiered_member;
 
-use std::net::IpAddr;
-
 use anycast_member::*;
+use flow_packets::*;
 use frames::*;
 use proptest::prelude::*;
 use proptest::{collection, option, sample};
-use tcp_flags::{ACK, SYN};
 use tiered_member::*;
 use vipdp_core::bucket::Bucket;
 use vipdp_core::slot::{SLOTS, Slot};
@@ -23,20 +22,10 @@ use vipdp_core::snapshot::Holding;
 use vipdp_core::tiered::{Mark, Owners};
 
 const CLIENT_PORT: u16 = 40_000;
-const HTTPS: u16 = 443;
 /// How many members there are at most.
 const MEMBERS: u8 = 4;
 /// How many clients: each has a bucket of its own.
 const CLIENTS: u8 = 3;
-
-/// Where a packet went.
-#[derive(Debug, PartialEq, Eq)]
-struct Journey {
-    /// The marks that it was sent on with, in order.
-    marks: Vec<Mark>,
-    /// The member whose host got it; `None` if it was dropped.
-    host: Option<u8>,
-}
 
 /// Lets a frame with this packet arrive at a member, and follows it to its end.
 fn journey(members: &mut [Member], way: Way, at: u8, frame: Vec<u8>, packet: &[u8]) -> Journey {
@@ -58,52 +47,6 @@ fn journey(members: &mut [Member], way: Way, at: u8, frame: Vec<u8>, packet: &[u
                 frame = arriving(way, hop.from, hop.to, hop.mark, &hop.packet);
             }
         }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Syn,
-    Ack,
-    Dns,
-    Quic,
-    Error,
-    FirstFragment,
-    LaterFragment,
-}
-
-const KINDS: [Kind; 7] = [
-    Kind::Syn,
-    Kind::Ack,
-    Kind::Dns,
-    Kind::Quic,
-    Kind::Error,
-    Kind::FirstFragment,
-    Kind::LaterFragment,
-];
-
-fn packet(kind: Kind, client: IpAddr, port: u16) -> Vec<u8> {
-    let vip = vip(client);
-    let segment = |flags| ip(client, vip, 6, &tcp(port, HTTPS, flags));
-    let piece = |payload: &[u8], offset, more| {
-        ip_piece(client, vip, 6, payload, Some((offset, more, port)))
-    };
-    match kind {
-        Kind::Syn => segment(SYN),
-        Kind::Ack => segment(ACK),
-        Kind::Dns => ip(client, vip, 17, &udp(port, 53, 30)),
-        Kind::Quic => ip(client, vip, 17, &udp(port, QUIC, 30)),
-        Kind::Error => {
-            let quoted = ip(vip, client, 6, &tcp(HTTPS, port, ACK)[..8]);
-            let family = if client.is_ipv4() { Family::V4 } else { Family::V6 };
-            too_big(router(family), &quoted)
-        }
-        Kind::FirstFragment => {
-            let mut start = tcp(port, HTTPS, ACK);
-            start.resize(64, 0);
-            piece(&start, 0, true)
-        }
-        Kind::LaterFragment => piece(&[0; 32], 64, false),
     }
 }
 

@@ -4,15 +4,16 @@
 //!   router --frame--> member --SendOn--> member --SendOn--> ... --> host, or dropped
 //! ```
 
+mod flow_packets;
 mod frames;
 mod tiered_member;
 
 use std::net::IpAddr;
 
+use flow_packets::*;
 use frames::*;
 use proptest::prelude::*;
 use proptest::{collection, option, sample};
-use tcp_flags::{ACK, SYN};
 use tiered_member::*;
 use vipdp_core::bucket::Bucket;
 use vipdp_core::slot::{SLOTS, Slot};
@@ -21,18 +22,8 @@ use vipdp_core::tiered::{Mark, Owners, Search, TieredMac, VirtualMac};
 use vipdp_core::wire::ethernet::MacAddr;
 
 const CLIENT_PORT: u16 = 40_000;
-const HTTPS: u16 = 443;
 /// How many next-hop addresses the tests use.
 const ADDRESSES: u16 = 3;
-
-/// Where a frame went.
-#[derive(Debug, PartialEq, Eq)]
-struct Journey {
-    /// The marks that it was sent on with, in order.
-    marks: Vec<Mark>,
-    /// The member whose host got it; `None` if it was dropped.
-    host: Option<u8>,
-}
 
 /// Lets a frame arrive at a member, and follows it to its end.
 fn journey(members: &mut [Member], at: u8, frame: Vec<u8>) -> Journey {
@@ -58,52 +49,6 @@ fn journey(members: &mut [Member], at: u8, frame: Vec<u8>) -> Journey {
             }
         }
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Syn,
-    Ack,
-    Dns,
-    Quic,
-    Error,
-    FirstFragment,
-    LaterFragment,
-}
-
-const KINDS: [Kind; 7] = [
-    Kind::Syn,
-    Kind::Ack,
-    Kind::Dns,
-    Kind::Quic,
-    Kind::Error,
-    Kind::FirstFragment,
-    Kind::LaterFragment,
-];
-
-fn packet(kind: Kind, client: IpAddr, link: Link) -> Vec<u8> {
-    let vip = vip(client);
-    let segment = |flags| ip(client, vip, 6, &tcp(CLIENT_PORT, HTTPS, flags));
-    let piece =
-        |payload: &[u8], offset, more| ip_piece(client, vip, 6, payload, Some((offset, more, 1)));
-    let packet = match kind {
-        Kind::Syn => segment(SYN),
-        Kind::Ack => segment(ACK),
-        Kind::Dns => ip(client, vip, 17, &udp(CLIENT_PORT, 53, 30)),
-        Kind::Quic => ip(client, vip, 17, &udp(CLIENT_PORT, QUIC, 30)),
-        Kind::Error => {
-            let quoted = ip(vip, client, 6, &tcp(HTTPS, CLIENT_PORT, ACK)[..8]);
-            let family = if client.is_ipv4() { Family::V4 } else { Family::V6 };
-            too_big(router(family), &quoted)
-        }
-        Kind::FirstFragment => {
-            let mut start = tcp(CLIENT_PORT, HTTPS, ACK);
-            start.resize(64, 0);
-            piece(&start, 0, true)
-        }
-        Kind::LaterFragment => piece(&[0; 32], 64, false),
-    };
-    ip_frame(link, &packet)
 }
 
 fn any_slot(members: u8) -> impl Strategy<Value = Slot> {
@@ -244,7 +189,7 @@ proptest! {
                 Way::Marked(from, mark) => Link { from: mark_mac(from, mark), to: own, vlan: None },
             };
             let Journey { marks, .. } =
-                journey(&mut members, at, packet(kind, client(family, n), link));
+                journey(&mut members, at, ip_frame(link, &packet(kind, client(family, n), CLIENT_PORT)));
             let kinds: Vec<_> = marks.iter().copied().map(kind_of).collect();
             if kinds.contains(&4) {
                 prop_assert!(kinds.iter().all(|&kind| kind == 4), "{kinds:?}");
@@ -357,7 +302,7 @@ impl Cluster {
     fn send(&mut self, kind: Kind, client: IpAddr, address: Bucket) -> Journey {
         let owner = self.owner(address).get();
         let link = self.members[usize::from(owner)].link(address);
-        journey(&mut self.members, owner, packet(kind, client, link))
+        journey(&mut self.members, owner, ip_frame(link, &packet(kind, client, CLIENT_PORT)))
     }
 
     fn open(&mut self, address: Bucket, family: Family, is_sticky: bool) -> Journey {
