@@ -59,6 +59,9 @@ pub enum Verdict {
     Passed(String),
 }
 
+/// What of the control plane the protocol uses beside its own.
+const BESIDE: [&str; 2] = ["damping", "jitter"];
+
 impl Bench {
     /// Sets the workspace up in `dir`.
     ///
@@ -70,8 +73,12 @@ impl Bench {
         let bench = Self { dir };
         bench.write("Cargo.toml", &workspace(&manifest, &root))?;
         bench.write("control/Cargo.toml", CONTROL)?;
-        bench.write("control/src/lib.rs", "pub mod cluster;\npub mod damping;\n")?;
-        bench.copy(&root.join("control/src/damping.rs"), "control/src/damping.rs")?;
+        let modules: String = BESIDE.iter().map(|name| format!("pub mod {name};\n")).collect();
+        bench.write("control/src/lib.rs", &format!("pub mod cluster;\n{modules}"))?;
+        for name in BESIDE {
+            let file = format!("control/src/{name}.rs");
+            bench.copy(&root.join(&file), &file)?;
+        }
         bench.write("hunt/Cargo.toml", HUNT)?;
         bench.copy(&root.join("Cargo.lock"), "Cargo.lock")?;
         bench.copy(&root.join("tests/mutants/hunt/main.rs"), "hunt/main.rs")?;
