@@ -106,7 +106,7 @@ outlast_changes() {
 
 demonstrate_anycast() {
     HTTP_CLIENTS=()
-    scripts/topology up --mode anycast --nodes "$NODES"
+    scripts/topology up --mode anycast --nodes "$NODES" --hold 1
     replay_session
     kill_under_requests
     heading "$VICTIM returns under $RATE queries a second"
