@@ -66,8 +66,8 @@ struct template {
 
 struct progress {
 	__u64 sent;
-	__u64 start_ns;
-	__u64 first_ns;
+	__u64 start_ns; /* when the first packet was due; 0 at the start of a run */
+	__u64 first_ns; /* of this run, as is last_ns */
 	__u64 last_ns;
 	__u64 given_up; /* calls that could make no packet: a fault of ours */
 };
@@ -230,7 +230,7 @@ int transmit(struct xdp_md *ctx)
 	if (set->interval_ns) {
 		now_ns = bpf_ktime_get_ns();
 		if (!at->start_ns)
-			at->start_ns = now_ns;
+			at->start_ns = now_ns - at->sent * set->interval_ns;
 		if (!is_due(at, set->interval_ns, now_ns))
 			return XDP_DROP;
 	}
@@ -260,8 +260,8 @@ int transmit(struct xdp_md *ctx)
 		 from->port_first + flow / set->addresses % set->ports))
 		return given_up(at);
 	at->sent += 1;
-	/* Of every 64th packet alone: reading the clock costs as much as the rest. */
-	if ((at->sent & 63) == 1 || set->interval_ns) {
+	/* Of the first and of every 64th alone: reading the clock costs as much as the rest. */
+	if (!at->first_ns || (at->sent & 63) == 1 || set->interval_ns) {
 		at->last_ns = bpf_ktime_get_ns();
 		if (!at->first_ns)
 			at->first_ns = at->last_ns;

@@ -1,5 +1,6 @@
 //! Load and measurement for vipdp.
 
 pub mod command;
+pub mod compare;
 pub mod dns_load;
 pub mod pktgen;

@@ -84,6 +84,7 @@ fn send(port: &mut AfXdpPort, source: &Source, interval_ns: u64, end: &End<'_>) 
         port.housekeeping();
     }
     sent.seconds = start.elapsed().as_secs_f64();
+    sent.active_seconds = sent.seconds;
     sent
 }
 

@@ -46,7 +46,12 @@ pub(super) fn run(options: &Options, templates: &[Template], end: &End<'_>) -> R
     write(&Path::new(FILES).join("pgctrl"), "start")?;
     let result = fs::read_to_string(&device)?;
     let seconds = microseconds(&result).context("the kernel's generator reports no time")? / 1e6;
-    Ok(Sent { packets: counted(&result, "pkts-sofar:").unwrap_or(0), refused: 0, seconds })
+    Ok(Sent {
+        packets: counted(&result, "pkts-sofar:").unwrap_or(0),
+        refused: 0,
+        seconds,
+        active_seconds: seconds,
+    })
 }
 
 fn lines(options: &Options, template: &Template, packets: u64) -> Vec<String> {

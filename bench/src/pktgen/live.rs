@@ -34,8 +34,14 @@ const KINDS: [&str; 8] =
 
 /// Frames that the kernel hands to the program at once.
 const BATCH: u32 = 64;
-/// Calls of the program in one run of the kernel's loop: setting it up takes some 20 ms.
-const REPEAT: u32 = 1 << 20;
+
+/// How fast packets follow each other.
+pub(super) struct Pace {
+    /// Nanoseconds between them; 0: none.
+    pub(super) interval_ns: u64,
+    /// Calls of the program in one run of the kernel's loop.
+    pub(super) repeat: u32,
+}
 
 /// The loaded programs. Dropping them takes them off the interface.
 pub(super) struct Programs {
@@ -68,14 +74,14 @@ impl Programs {
     }
 
     /// What came back, by kind.
-    pub(super) fn received(&self) -> Result<BTreeMap<&'static str, Tally>> {
+    pub(super) fn received(&self) -> Result<BTreeMap<String, Tally>> {
         let map = self.ebpf.map("received").context("no such map")?;
         let map: PerCpuArray<_, [u64; TALLY_WORDS]> = PerCpuArray::try_from(map)?;
         let mut received = BTreeMap::new();
         for (kind, name) in KINDS.into_iter().enumerate() {
             let [frames, bytes] = summed(&map.get(&(kind as u32), 0)?);
             if frames > 0 {
-                received.insert(name, Tally { frames, bytes });
+                received.insert(name.to_owned(), Tally { frames, bytes });
             }
         }
         Ok(received)
@@ -87,12 +93,13 @@ impl Programs {
         interface: &str,
         templates: &[Template],
         flows: &Flows,
-        interval_ns: u64,
+        pace: &Pace,
         end: &End<'_>,
     ) -> Result<Sent> {
         let index = if_nametoindex(interface)
             .with_context(|| format!("no interface is called {interface}"))?;
-        self.array("settings")?.set(0, settings(templates, flows, interval_ns, end.packets), 0)?;
+        let settings = settings(templates, flows, pace.interval_ns, end.packets);
+        self.array("settings")?.set(0, settings, 0)?;
         let mut map = self.array("templates")?;
         for (number, template) in (0..).zip(templates) {
             map.set(number, encoded(template), 0)?;
@@ -108,32 +115,50 @@ impl Programs {
         let len = templates[0].bytes.len() as u32;
         let context: Vec<u8> =
             [0, len, 0, index, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+        let mut sent = Sent::default();
+        let mut first_ns = None;
         loop {
-            let sent = self.progress()?;
             if sent.packets >= end.packets || end.has_come() {
                 return Ok(sent);
             }
             let options = TestRunOptions {
                 data_in: Some(&templates[0].bytes),
                 ctx_in: Some(&context),
-                repeat: REPEAT,
+                repeat: pace.repeat,
                 attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
                 ..TestRunOptions::new()
             };
+            // Each run has times of its own: the kernel takes a while to set one up.
+            self.array("progress")?.set(0, progress(sent.packets), 0)?;
             self.program("transmit")?
                 .test_run(options)
                 .context("the kernel does not run programs on live frames: Linux 5.18 does")?;
+            let run = self.progress()?;
+            if run.packets > sent.packets {
+                let first_ns = *first_ns.get_or_insert(run.first_ns);
+                sent.packets = run.packets;
+                sent.seconds = run.last_ns.saturating_sub(first_ns) as f64 / 1e9;
+                sent.active_seconds += run.last_ns.saturating_sub(run.first_ns) as f64 / 1e9;
+            }
         }
     }
 
-    fn progress(&self) -> Result<Sent> {
+    fn progress(&self) -> Result<Run> {
         let map = self.ebpf.map("progress").context("no such map")?;
         let map: Array<_, [u64; PROGRESS_WORDS]> = Array::try_from(map)?;
         let [packets, _, first_ns, last_ns, given_up] = map.get(&0, 0)?;
         ensure!(given_up == 0, "the program could make no packet {given_up} times");
-        let seconds = last_ns.saturating_sub(first_ns) as f64 / 1e9;
-        Ok(Sent { packets, refused: 0, seconds })
+        Ok(Run { packets, first_ns, last_ns })
     }
+}
+
+/// What the program says after a run of the kernel's loop.
+struct Run {
+    /// Sent since the start, in all runs.
+    packets: u64,
+    /// When the first and the last packet of this run was sent.
+    first_ns: u64,
+    last_ns: u64,
 }
 
 fn summed<const N: usize>(values: &PerCpuValues<[u64; N]>) -> [u64; N] {
@@ -144,6 +169,13 @@ fn summed<const N: usize>(values: &PerCpuValues<[u64; N]>) -> [u64; N] {
         }
     }
     sum
+}
+
+/// `struct progress` at the start of a run, after so many packets.
+fn progress(packets: u64) -> [u8; 8 * PROGRESS_WORDS] {
+    let mut bytes = [0; 8 * PROGRESS_WORDS];
+    bytes[..8].copy_from_slice(&packets.to_ne_bytes());
+    bytes
 }
 
 /// `struct settings`.

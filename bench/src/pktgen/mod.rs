@@ -38,7 +38,7 @@ pub use template::{
     Checksum, Common, FRAME_LEN_MAX, FRAME_LEN_MIN, Template, TemplateError, Traffic,
 };
 
-use live::Programs;
+use live::{Pace, Programs};
 
 /// Templates of one run at most: both families, in two fragments each, and room for more.
 const TEMPLATES_MAX: usize = 8;
@@ -50,6 +50,8 @@ struct Sent {
     refused: u64,
     /// From the first packet to the last.
     seconds: f64,
+    /// Of these, without the engine's own pauses.
+    active_seconds: f64,
 }
 
 /// When to end.
@@ -98,7 +100,7 @@ pub fn run(options: &Options, stop: Option<BorrowedFd<'_>>) -> Result<Report> {
                 &options.interface,
                 &templates,
                 &flows,
-                interval_ns(options),
+                &Pace { interval_ns: interval_ns(options), repeat: options.repeat },
                 &end(),
             )?
         }
@@ -111,6 +113,7 @@ pub fn run(options: &Options, stop: Option<BorrowedFd<'_>>) -> Result<Report> {
         sent: sent.packets,
         refused: sent.refused,
         seconds: sent.seconds,
+        active_seconds: sent.active_seconds,
         packets_per_s: if sent.seconds > 0.0 { sent.packets as f64 / sent.seconds } else { 0.0 },
         received: programs.received()?,
     })

@@ -10,7 +10,7 @@ use vipdp_core::wire::ethernet::MacAddr;
 use super::template::{FRAME_LEN_MAX, FRAME_LEN_MIN, Traffic};
 
 /// What makes and sends the packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
     /// An XDP program that the kernel runs on frames of its own (BPF_PROG_TEST_RUN, live frames): the
@@ -97,6 +97,11 @@ pub struct Options {
     /// The core to send from.
     #[arg(long, value_name = "N")]
     pub core: Option<usize>,
+
+    /// How often the kernel calls the program between two looks at whether to end: between two, it
+    /// takes some 20 ms in which nothing is sent. --engine live.
+    #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=1 << 28))]
+    pub repeat: u32,
 
     /// How long to go on counting what comes back, milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 100)]

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::options::Engine;
 
 /// Frames of one kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// How many.
     pub frames: u64,
@@ -17,7 +17,7 @@ pub struct Tally {
 }
 
 /// The account of a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// What sent.
     pub engine: Engine,
@@ -27,10 +27,12 @@ pub struct Report {
     pub refused: u64,
     /// From the first to the last, seconds.
     pub seconds: f64,
+    /// Of these, without the pauses in which the engine sends nothing.
+    pub active_seconds: f64,
     /// Packets a second between them.
     pub packets_per_s: f64,
     /// What came back, by kind; kinds of which none did are left out.
-    pub received: BTreeMap<&'static str, Tally>,
+    pub received: BTreeMap<String, Tally>,
 }
 
 impl fmt::Display for Report {

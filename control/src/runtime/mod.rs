@@ -24,7 +24,7 @@ mod reach;
 mod reload;
 mod routes_status;
 mod transport;
-mod workers;
+pub mod workers;
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;

@@ -1,0 +1,119 @@
+//! The service: the owner of the sockets that accepted packets come to, and of those that probes come to.
+//!
+//! It takes datagrams by the batch and rests for half a millisecond when there are none: nobody waits in a
+//! system call, so that a packet wakes nobody, as with a server under load.
+
+use std::io::IoSliceMut;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, setsockopt, sockopt};
+use serde::{Deserialize, Serialize};
+use vipdp_io::affinity;
+
+use super::part;
+use super::probe::now_ns;
+use super::statistics::percentile;
+
+/// The port that the load goes to.
+pub const PORT: u16 = 53;
+/// The port that probes go to.
+pub const PROBE_PORT: u16 = 54;
+
+/// Datagrams taken by one call.
+const BATCH: usize = 64;
+/// Room for a datagram; what is beyond it is cut off.
+const DATAGRAM: usize = 64;
+/// Bytes that may wait: at a million a second, some tens of milliseconds' worth.
+const BUFFER: usize = 64 << 20;
+/// How long it rests when there is nothing.
+const REST: Duration = Duration::from_micros(500);
+
+/// The hidden subcommand.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// The core to run on.
+    #[arg(long)]
+    core: usize,
+}
+
+/// What it has taken in.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Datagrams of the load.
+    pub read: u64,
+    /// Probes since the report before.
+    pub probes: u64,
+    /// How long half of these took at most, nanoseconds.
+    pub p50_ns: Option<u64>,
+    /// How long all but one in a hundred of them took at most, nanoseconds.
+    pub p99_ns: Option<u64>,
+}
+
+pub(super) fn run(options: &Options) -> Result<()> {
+    affinity::pin(options.core)?;
+    let load = bound(PORT)?;
+    let probes = bound(PROBE_PORT)?;
+    let read = Arc::<AtomicU64>::default();
+    let latencies = Arc::<Mutex<Vec<u64>>>::default();
+    let (counter, list) = (Arc::clone(&read), Arc::clone(&latencies));
+    thread::spawn(move || {
+        // The process ends with its socket, if ever.
+        if let Err(error) = take_load(&load, &counter) {
+            eprintln!("the service's socket: {error}");
+            std::process::exit(1);
+        }
+    });
+    thread::spawn(move || take_probes(&probes, &list));
+    part::serve(|_| {
+        let mut latencies =
+            std::mem::take(&mut *latencies.lock().unwrap_or_else(PoisonError::into_inner));
+        latencies.sort_unstable();
+        Ok(Report {
+            read: read.load(Relaxed),
+            probes: latencies.len() as u64,
+            p50_ns: percentile(&latencies, 0.5),
+            p99_ns: percentile(&latencies, 0.99),
+        })
+    })
+}
+
+fn bound(port: u16) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
+        .with_context(|| format!("cannot bind port {port}"))?;
+    setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).context("no receive buffer")?;
+    Ok(socket)
+}
+
+/// Takes the load's datagrams for ever.
+fn take_load(socket: &UdpSocket, read: &AtomicU64) -> Result<()> {
+    let mut headers = MultiHeaders::<()>::preallocate(BATCH, None);
+    let mut datagrams = [[0; DATAGRAM]; BATCH];
+    let flags = MsgFlags::MSG_DONTWAIT;
+    loop {
+        let mut slices = datagrams.each_mut().map(|datagram| [IoSliceMut::new(datagram)]);
+        match recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None) {
+            Ok(received) => {
+                read.fetch_add(received.count() as u64, Relaxed);
+            }
+            Err(Errno::EAGAIN) => thread::sleep(REST),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Takes probes for ever: each says when it was sent.
+fn take_probes(socket: &UdpSocket, latencies: &Mutex<Vec<u64>>) {
+    let mut sent_ns = [0; 8];
+    while let Ok(8) = socket.recv(&mut sent_ns) {
+        let latency = now_ns().saturating_sub(u64::from_be_bytes(sent_ns));
+        latencies.lock().unwrap_or_else(PoisonError::into_inner).push(latency);
+    }
+}
