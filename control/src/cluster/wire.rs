@@ -200,9 +200,15 @@ impl NodeFlags {
     pub const POLL: Self = Self(1 << 5);
     /// It is candidate for buckets.
     pub const CANDIDATE: Self = Self(1 << 6);
+    /// Its service is well again, and it waits with telling, since nobody's was: it tells
+    /// [`UNWILLING`](Self::UNWILLING) as well.
+    pub const RECOVERED: Self = Self(1 << 7);
 
     /// Those that are relayed, and that decide about eligibility.
     pub(super) const RELAYED: Self = Self(0b1111);
+
+    /// Those that decide about it too, and are not relayed: what was heard last counts.
+    pub(super) const HEARD: Self = Self(Self::GATEWAY.0 | Self::RECOVERED.0);
 
     /// Whether all of `flags` are set.
     pub const fn contains(self, flags: Self) -> bool {

@@ -11,7 +11,7 @@ use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::tiered::{Owners, PreviousOwners};
 
 use super::Node;
-use crate::cluster::config::SlotSet;
+use crate::cluster::config::{Partition, SlotSet};
 
 /// How many claimants of a bucket are remembered: its owner, this node and two more.
 const REMEMBERED: usize = 4;
@@ -35,9 +35,10 @@ pub(super) struct History {
 }
 
 /// All that decides about what is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Basis {
     changes: u64,
+    owned: BucketSet,
     alive: SlotSet,
     is_away: bool,
 }
@@ -66,7 +67,8 @@ impl Node {
         let mut alive: SlotSet = self.others().filter(reachable).collect();
         let is_away = self.is_anybody_away(alive);
         alive.insert(self.me);
-        let basis = Basis { changes: self.history.changes, alive, is_away };
+        let owned = self.owned.clone();
+        let basis = Basis { changes: self.history.changes, owned, alive, is_away };
         if let Some((told_by, told)) = &self.history.told
             && *told_by == basis
         {
@@ -99,15 +101,25 @@ impl Node {
             let reached_at = self.history.reached_at[slot.index()];
             !reachable.contains(slot) && reached_at.is_some_and(|at| now < at + RETURN_NS)
         };
-        self.others().any(is_away)
+        self.others().any(is_away) || self.may_be_cut_off(reachable)
+    }
+
+    /// Whether it may be this node that is gone, with few others or none, rather than the rest; and what
+    /// they have opened meanwhile may come here at any moment, before they are heard. Where it needs
+    /// more than that to serve at all, nothing comes here.
+    fn may_be_cut_off(&self, reachable: SlotSet) -> bool {
+        let (heard, members) = (reachable.len() + 1, self.config.present().len());
+        self.config.partition() == Partition::None && members > 1 && heard * 2 <= members
     }
 
     /// Who has and had `bucket`, of those `alive`.
     fn owners(&self, bucket: Bucket, alive: SlotSet) -> Owners {
         let claimants = self.history.claimants[bucket.index()];
         let is_alive = |slot: &Slot| alive.contains(*slot);
-        // The last one to claim it has it, unless it died: then nobody that is known has.
-        let now = claimants[0].filter(is_alive);
+        // The last one to claim it has it, unless it died: then nobody that is known has. What this node
+        // owns it has, also where another one began to claim it later and is to give it up.
+        let last = claimants[0].filter(is_alive);
+        let now = if self.owned.contains(bucket) { Some(self.me) } else { last };
         let others = |slot: &Slot| is_alive(slot) && *slot != self.me && Some(*slot) != now;
         let mut before = claimants.into_iter().flatten().filter(others);
         Owners { now, before: [before.next(), before.next()] }

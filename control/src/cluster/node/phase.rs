@@ -6,7 +6,6 @@ use std::sync::Arc;
 use vipdp_core::slot::Slot;
 use vipdp_core::wire::ethernet::MacAddr;
 
-use super::peer::Peer;
 use super::{Alarm, Node, Output};
 use crate::cluster::config::{AllDown, ClusterConfig, Partition};
 use crate::cluster::wire::NodeFlags;
@@ -93,8 +92,10 @@ impl Node {
     }
 
     /// Whether the service is well. One that has come back waits for the hold before it takes its
-    /// buckets. Where nobody is well and all serve, it has not lost them: it waits with telling, so
-    /// that all that come back within the hold do so together, and nothing moves between them.
+    /// buckets. Where nobody is well and all serve, it has not lost them: it waits with telling until
+    /// all have come back, but no longer than for the hold. So they do it together, and nothing moves
+    /// between them; and a cluster that has just started, whose checks have all passed once, knows
+    /// again who is not well.
     pub(super) fn set_well(&mut self, well: bool) {
         if !well {
             self.recovered_until = None;
@@ -103,6 +104,7 @@ impl Node {
             let until = self.now + self.timing.hold_ns;
             if self.all_down {
                 self.recovered_until = Some(until);
+                self.beat_now = true;
                 self.unsettled = true;
             } else {
                 self.hold_until = Some(until);
@@ -137,15 +139,17 @@ impl Node {
     }
 
     /// Tells that this node is well again when it has waited long enough, or as soon as somebody else
-    /// is, or where there is nobody to wait for.
+    /// is, or where there is nobody to wait for: all others have come back, too.
     fn tell_of_recovery(&mut self, ticks: bool) {
         let Some(until) = self.recovered_until else { return };
-        let not_well = NodeFlags::UNWILLING.with(NodeFlags::DRAINING, true);
-        let mut others = self.others().map(|slot| self.peer(slot)).filter(|peer| peer.alive);
-        let is_alone = others.clone().next().is_none();
-        let is_well =
-            |peer: &Peer| peer.may_own() && peer.flags.and(not_well) == NodeFlags::default();
-        if is_alone || others.any(is_well) || ticks && self.now >= until {
+        let others = self.others().map(|slot| self.peer(slot)).filter(|peer| peer.alive);
+        let mut counting = others
+            .filter(|peer| peer.may_own() && !peer.flags.contains(NodeFlags::DRAINING))
+            .map(|peer| peer.flags);
+        let is_well = |flags: NodeFlags| !flags.contains(NodeFlags::UNWILLING);
+        let is_back = |flags: NodeFlags| is_well(flags) || flags.contains(NodeFlags::RECOVERED);
+        let somebody_is_well = counting.clone().any(is_well);
+        if somebody_is_well || counting.all(is_back) || ticks && self.now >= until {
             self.recovered_until = None;
             self.tell_willing(true);
         }
@@ -185,6 +189,7 @@ impl Node {
             .with(NodeFlags::FENCED, self.fenced || self.superseded.is_some())
             .with(NodeFlags::DRAINING, self.draining)
             .with(NodeFlags::UNWILLING, !self.willing)
+            .with(NodeFlags::RECOVERED, self.recovered_until.is_some())
             .with(NodeFlags::GATEWAY, self.gateway)
             .with(NodeFlags::CANDIDATE, !self.cohorts.is_empty())
     }

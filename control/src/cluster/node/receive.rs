@@ -113,7 +113,7 @@ impl Node {
         peer.heard_seq = header.seq;
         peer.heard_at = now;
         peer.advance(header.seq, now);
-        let relayed = header.flags.and(NodeFlags::RELAYED.with(NodeFlags::GATEWAY, true));
+        let relayed = header.flags.and(NodeFlags::RELAYED.with(NodeFlags::HEARD, true));
         let changed = !was_heard
             || (peer.flags, peer.share, peer.hears) != (relayed, header.share, hears)
             || (peer.config, peer.staged) != (header.config, header.staged);
@@ -215,8 +215,8 @@ impl Node {
             if !peer.advance(seq, now) {
                 continue;
             }
-            let gateway = peer.flags.and(NodeFlags::GATEWAY);
-            let flags = entry.flags.relayed().with(gateway, true);
+            let heard = peer.flags.and(NodeFlags::HEARD);
+            let flags = entry.flags.relayed().with(heard, true);
             changed |= !was_alive || (peer.flags, peer.share) != (flags, entry.share);
             (peer.flags, peer.share) = (flags, entry.share);
         }

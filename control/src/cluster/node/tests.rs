@@ -8,6 +8,7 @@ use super::*;
 use crate::cluster::config::{AllDown, ConfigId, Lists, Member, Parameters, Partition};
 use crate::cluster::wire::{Body, Entry, EntryFlags, Header, NodeFlags, proof, session_tag};
 
+mod all_down;
 mod votes;
 
 const MS: u64 = 1_000_000;
@@ -80,7 +81,12 @@ impl Rig {
     /// A node that has met both puppets and has stopped listening. The puppets claim everything.
     /// The bucket is one whose preference list is `list`.
     fn new(list: [u8; 3], partition: Partition) -> Self {
-        let config = Arc::new(ClusterConfig::new(parameters(partition)).unwrap());
+        Self::with(list, parameters(partition))
+    }
+
+    /// The same, with this configuration.
+    fn with(list: [u8; 3], parameters: Parameters) -> Self {
+        let config = Arc::new(ClusterConfig::new(parameters).unwrap());
         let bucket = Bucket::all()
             .find(|&bucket| config.assignment().preference(bucket) == list.map(slot))
             .expect("each order occurs");
@@ -648,4 +654,17 @@ fn who_was_reachable_a_moment_ago_may_return() {
     assert!(!rig.node.alive().contains(slot(2)) && is_incomplete(&mut rig));
     rig.pass(10 * SECOND, &[1]);
     assert!(!is_incomplete(&mut rig), "it is gone for good");
+    rig.pass(20 * SECOND, &[]);
+    assert!(is_incomplete(&mut rig), "it may be this node that is gone");
+}
+
+#[test]
+fn who_had_a_bucket_beside_this_node_is_known_when_it_is_won() {
+    let mut rig = Rig::with([0, 1, 2], Parameters { steers: true, ..parameters(Partition::None) });
+    rig.node.peer_mut(slot(1)).mac = Some(MacAddr([2; 6]));
+    rig.bring(Owner);
+    rig.claim(1, &rig.just_it());
+    assert_eq!(rig.at(), Owner, "it is first on the list");
+    let owners = rig.node.previous_owners().get(rig.bucket);
+    assert_eq!((owners.now, owners.before[0]), (Some(slot(0)), Some(slot(1))));
 }
