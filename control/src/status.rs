@@ -43,6 +43,9 @@ pub struct Status {
     pub checks: Vec<CheckStatus>,
     /// The NIC.
     pub interface: InterfaceStatus,
+    /// What the XDP program decides by itself; `null` with `offload = "off"`.
+    #[serde(default)]
+    pub offload: Option<OffloadStatus>,
     /// The workers, in ascending order of their queues.
     pub workers: Vec<WorkerStatus>,
     /// The flow table.
@@ -322,6 +325,17 @@ pub struct InterfaceStatus {
     pub queues: u32,
     /// The host's interface that accepted frames come out of.
     pub tap: String,
+}
+
+/// What the XDP program decides by itself. No worker sees these packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OffloadStatus {
+    /// `drop` or `full`.
+    pub mode: String,
+    /// Packets dropped, whose buckets are other nodes'.
+    pub dropped_by_offload: u64,
+    /// Packets handed to the host's stack.
+    pub passed_by_offload: u64,
 }
 
 /// A worker.

@@ -13,6 +13,7 @@ use vipdp::cli;
 use vipdp::config::*;
 use vipdp_core::anycast::Steering;
 use vipdp_core::hash::HashInput;
+use vipdp_core::offload::OffloadMode;
 use vipdp_core::tiered::{Search, TieredMac};
 use vipdp_core::wire::ethernet::MacAddr;
 
@@ -47,7 +48,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(node.tap.as_str(), "vipdp0");
     assert_eq!(node.cores, None);
     assert_eq!(node.poll, PollMode::Adaptive);
-    assert_eq!(node.egress, EgressMode::Direct);
+    assert_eq!((node.egress, node.offload), (EgressMode::Direct, None));
     assert_eq!(node.flows_max, 1 << 20);
     assert_eq!(node.flows_file.as_deref(), Some(Path::new("/run/vipdp/eth0.flows")));
     assert_eq!((node.xdp, node.zero_copy), (XdpMode::Auto, ZeroCopy::Auto));
@@ -68,6 +69,11 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(cluster.heartbeat, HeartbeatConfig { transport: group, port: 5360 });
     assert_eq!((cluster.members[0].weight, cluster.members[0].removed), (1, false));
     assert_eq!(keys.sending().id, 1);
+}
+
+#[test]
+fn the_offload_is_what_is_given() {
+    assert_eq!(config("good/offload").node.offload, Some(OffloadMode::Full));
 }
 
 #[test]

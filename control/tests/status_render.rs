@@ -54,6 +54,7 @@ fn a_node_of_the_tiered_mode_shows_its_next_hops() {
     status.node.mode = "tiered".into();
     status.vips = vec!["198.51.100.0/24".into(), "2001:db8:80::/64".into()];
     (status.interface.shared_mac_v4, status.interface.shared_mac_v6) = (None, None);
+    status.offload = None;
     let owner = |number: u16| (!number.is_multiple_of(7)).then_some((number % 2) as u8);
     status.addresses = (0..60)
         .map(|number| AddressStatus {
@@ -123,6 +124,7 @@ fn a_node_of_the_anycast_mode_shows_its_routes_and_peers() {
     let mut status = status_example::status();
     status.node.mode = "anycast".into();
     (status.interface.shared_mac_v4, status.interface.shared_mac_v6) = (None, None);
+    status.offload = None;
     (status.node.willing, status.node.all_down) = (false, true);
     status.routes = Some(routes());
     assert_status_snapshot!("anycast", status.to_string());

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const SOURCE: &str = "bpf/vipdp.bpf.c";
+/// All that the program is made of.
+const DIRECTORY: &str = "bpf";
 
 const REMEDY: &str = "building vipdp-io needs clang with the BPF target, and the headers of libbpf \
     and Linux; on Debian: apt-get install clang libbpf-dev linux-libc-dev. \
     The variable CLANG names another compiler";
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed={DIRECTORY}");
     println!("cargo::rerun-if-env-changed=CLANG");
     let object = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     if let Err(problem) = compile(&object.join("vipdp.bpf.o")) {

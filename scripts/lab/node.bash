@@ -183,6 +183,7 @@ cluster = "../cluster.toml"
 cores = [$((($1 - 1) % $(nproc)))]
 poll = "$POLL"
 egress = "$EGRESS"
+offload = "$OFFLOAD"
 tap = "vipdp0"
 flows_max = 65536
 state_dir = "$STATE/n$1/state"

@@ -72,6 +72,8 @@ pub struct Options {
     pub mac: &'static str,
     /// `direct` or `tap`.
     pub egress: &'static str,
+    /// `off`, `drop` or `full`: what the XDP program decides by itself.
+    pub offload: &'static str,
     /// `none`, `majority` or `gateway`: the router then has an address of each family.
     pub partition: &'static str,
     /// How long a returning node waits for its buckets, seconds.
@@ -122,6 +124,7 @@ impl Default for Options {
             spares: 0,
             mac: "unicast",
             egress: "direct",
+            offload: "off",
             partition: "none",
             hold_s: 1,
             has_vipdp: true,
@@ -133,9 +136,9 @@ impl Default for Options {
 impl Options {
     /// The arguments of `scripts/topology up`.
     fn arguments(&self) -> String {
-        let Self { mode, nodes, spares, egress, partition, hold_s, .. } = self;
+        let Self { mode, nodes, spares, egress, offload, partition, hold_s, .. } = self;
         let mut all = format!(
-            "up --mode {mode} --nodes {nodes} --spares {spares} --egress {egress} --partition {partition} --hold {hold_s}"
+            "up --mode {mode} --nodes {nodes} --spares {spares} --egress {egress} --offload {offload} --partition {partition} --hold {hold_s}"
         );
         all += &if *mode == "anycast" {
             let Anycast { announce, daemon, peers, steers, forward, bfd_ms } = &self.anycast;

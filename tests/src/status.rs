@@ -31,10 +31,23 @@ pub struct Status {
     pub vips: Vec<String>,
     /// The NIC.
     pub interface: Interface,
+    /// What the XDP program decides by itself; none with the offload off.
+    pub offload: Option<Offload>,
     /// The workers.
     pub workers: Vec<Worker>,
     /// Heartbeats.
     pub heartbeats: Heartbeats,
+}
+
+/// What the XDP program decides by itself.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Offload {
+    /// `drop` or `full`.
+    pub mode: String,
+    /// How many packets it dropped.
+    pub dropped_by_offload: u64,
+    /// How many it handed to the kernel.
+    pub passed_by_offload: u64,
 }
 
 /// The node that answers.

@@ -22,6 +22,7 @@ mod error;
 mod ingress;
 mod keys;
 mod node;
+mod offload;
 mod partition;
 mod reader;
 mod shared_mac;
@@ -48,6 +49,7 @@ pub use node::{
     EgressMode, INTERFACE_NAME_MAX, InterfaceName, LogLevel, NodeConfig, NotAnInterfaceName,
     PollMode, XdpMode, ZeroCopy,
 };
+pub use offload::offload_label;
 pub use partition::{GATEWAYS_MAX, PartitionGuard};
 pub use shared_mac::SharedMacConfig;
 pub use tiered::{ClaimsBy, TieredConfig};
@@ -146,6 +148,7 @@ impl Config {
         if let Some(announce) = &node.announce {
             announce::check(announce, &cluster, errors);
         }
+        offload::check(&node.offload, &cluster, errors);
 
         let key_path = cluster.key?;
         let source = open(&key_path, &read, errors)?;

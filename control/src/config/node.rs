@@ -4,11 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use vipdp_core::offload::OffloadMode;
 use vipdp_core::slot::{SLOTS, Slot};
 
 use super::announce::{self, AnnounceConfig, AnnounceRead};
 use super::checks::{self, ChecksRead, DAMPING_DEFAULT};
 use super::error::ConfigError;
+use super::offload::{self, OffloadRead};
 use super::reader::{Document, Errors, Field, Located, Section};
 use crate::damping::Damping;
 use crate::health::CheckConfig;
@@ -36,6 +38,8 @@ pub struct NodeConfig {
     pub tap: InterfaceName,
     /// How the host's answers leave.
     pub egress: EgressMode,
+    /// How much the XDP program decides by itself; `None`: nothing. Of the shared-mac mode alone.
+    pub offload: Option<OffloadMode>,
     /// Slots of the flow table, a power of two. A slot takes 8 bytes.
     pub flows_max: usize,
     /// The file that the flow table lives in. `None`: memory that ends with the process.
@@ -191,22 +195,33 @@ pub(super) struct NodeFile<'s> {
     pub(super) checks: Option<ChecksRead>,
     /// What was read of `announce` and its tables, unless the file's syntax is wrong.
     pub(super) announce: Option<AnnounceRead<'s>>,
+    /// What was read of `offload`.
+    pub(super) offload: OffloadRead<'s>,
 }
 
 /// Reads the node's file.
 pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> NodeFile<'s> {
     let Some(mut section) = document.parse(errors) else {
-        return NodeFile { config: None, slot: None, cluster: None, checks: None, announce: None };
+        return NodeFile {
+            config: None,
+            slot: None,
+            cluster: None,
+            checks: None,
+            announce: None,
+            offload: None,
+        };
     };
     let slot = section.required("slot", "slot = 0", errors, slot);
     let directory = document.path.parent().unwrap_or(Path::new(""));
     let cluster =
         section.required("cluster", "cluster = \"cluster.toml\"", errors, |f| path(f, directory));
     let rest = read_rest(&mut section, directory, errors);
+    let offload = offload::read(&mut section, errors);
     let checks = checks::read(&mut section, errors);
     let announce = announce::read(&mut section, errors);
     if let Some(rest) = &rest {
         announce::check_tap(&announce, &rest.tap, errors);
+        offload::check_egress(&offload, rest.egress, errors);
     }
     section.finish(errors);
     let config = rest.and_then(|rest| {
@@ -216,10 +231,12 @@ pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> NodeFile<
             path: document.path.to_owned(),
             check_damping: checks.damping,
             announce: announce.config.clone(),
+            offload: offload.as_ref().map(|offload| offload.value),
             ..rest
         })
     });
-    NodeFile { config, slot, cluster, checks: Some(checks), announce: Some(announce) }
+    let (checks, announce) = (Some(checks), Some(announce));
+    NodeFile { config, slot, cluster, checks, announce, offload }
 }
 
 /// Everything but the slot and the cluster's path.
@@ -277,6 +294,7 @@ fn read_rest(
         checks: Box::default(),
         check_damping: DAMPING_DEFAULT,
         announce: None,
+        offload: None,
         path: PathBuf::new(),
         interface,
     })

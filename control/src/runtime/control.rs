@@ -34,6 +34,7 @@ use super::announce::{Announcements, Table};
 use super::clock::monotonic_ns;
 use super::gateway::Gateway;
 use super::mailbox::{Letter, Letters};
+use super::offload::Offloading;
 use super::overlap::Overlap;
 use super::protocol::{Actions, Event, Protocol};
 use super::reload::{GatewayChange, Reload};
@@ -138,6 +139,8 @@ pub struct Control {
     pub routes: Option<Routes>,
     /// The ways to the other members, where packets go to them in tunnels.
     pub paths: Option<PeerPaths>,
+    /// What the XDP program decides by itself, if anything.
+    pub offload: Option<Offloading>,
     /// The workers, to see whether they make progress.
     pub workers: Arc<WorkerThreads>,
     /// The checks of the service.
@@ -220,6 +223,7 @@ impl Control {
             self.watch_egress(&mut turn, now);
             self.watch_paths(&mut turn, now);
             self.hear_claims(&mut turn, now);
+            self.watch_offload(now);
             if now >= turn.deadline_ns {
                 self.step(&mut turn, now, Input::Tick);
             }
@@ -289,6 +293,9 @@ impl Control {
         until = until.min(self.announcements.deadline_ns());
         if let Some(gateway) = &self.gateway {
             until = until.min(gateway.deadline_ns());
+        }
+        if let Some(offload) = &self.offload {
+            until = until.min(offload.due_ns());
         }
         if let Some(leave_by_ns) = turn.leave_by_ns.filter(|&leave_by_ns| leave_by_ns > now) {
             until = until.min(leave_by_ns);
@@ -494,6 +501,13 @@ impl Control {
         }
     }
 
+    /// Goes on telling the XDP program what is not this node's any more.
+    fn watch_offload(&mut self, now: u64) {
+        if let Some(offload) = &mut self.offload {
+            offload.turn(now, || self.workers.progress());
+        }
+    }
+
     /// Keeps the ways to the other members up to date.
     fn watch_paths(&mut self, turn: &mut Turn, now: u64) {
         let Some(paths) = &mut self.paths else { return };
@@ -595,13 +609,20 @@ impl Control {
             peers: self.paths.as_ref().map_or([None; SLOTS], |paths| *paths.paths()),
             ..self.service.clone()
         };
+        let holdings = turn.overlap.holdings(monotonic_ns());
+        if let Some(offload) = &mut self.offload {
+            offload.before_publication(&holdings, turn.lease_until_ns);
+        }
         self.publisher.publish(Snapshot {
             generation: turn.generation,
             lease_until_ns: turn.lease_until_ns,
-            holdings: turn.overlap.holdings(monotonic_ns()),
+            holdings: holdings.clone(),
             previous: Arc::clone(&turn.owners),
             latest: turn.acquired.latest(),
             service: Arc::new(service),
         });
+        if let Some(offload) = &mut self.offload {
+            offload.after_publication(holdings);
+        }
     }
 }

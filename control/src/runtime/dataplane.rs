@@ -13,8 +13,9 @@ use vipdp_core::anycast::Steering;
 use vipdp_core::counters::WorkerCounters;
 use vipdp_core::flow::{FlowTable, Seconds};
 use vipdp_core::hash::ClientHash;
+use vipdp_core::offload::OffloadMode;
 use vipdp_core::slot::SLOTS;
-use vipdp_core::snapshot::{Holdings, Publication, Service, Snapshot, Vips};
+use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, Snapshot, Vips};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::worker::{Shared, Worker};
 use vipdp_io::af_xdp::{self, AfXdpPort};
@@ -23,7 +24,7 @@ use vipdp_io::host::{EgressTap, HostGuard, HostPlan};
 use vipdp_io::link::Link;
 use vipdp_io::neighbor::EgressTable;
 use vipdp_io::tap::{Tap, TapQueue};
-use vipdp_io::xdp::{self, AttachMode, Program, TunnelEnd};
+use vipdp_io::xdp::{self, AttachMode, Offload, OffloadFacts, Program, TunnelEnd};
 
 use super::clock::monotonic_ns;
 use super::reach::{Intake, Reach};
@@ -64,6 +65,8 @@ pub struct DataPlane {
     pub egress: Option<EgressTable>,
     /// How many receive queues the NIC has.
     pub queues: u32,
+    /// What the XDP program decides by itself, if anything: nothing yet.
+    pub offload: Option<Offload>,
 }
 
 impl DataPlane {
@@ -79,13 +82,14 @@ impl DataPlane {
         let reach = Reach::new(config)?;
 
         let mut program =
-            Program::attach(interface, attach_mode(config.node.xdp), vips, &reach.next_hops)?;
+            Program::attach(interface, attach_mode(config, &link), vips, &reach.next_hops)?;
         if let Some(end) = tunnel_end(config) {
             program.set_tunnel_end(&end)?;
         }
         // Attaching can change their number.
         let queues = xdp::rx_queues(interface)
             .with_context(|| format!("cannot count the receive queues of {interface}"))?;
+        let by_nic = config.node.offload == Some(OffloadMode::Full);
         let taps = Tap::create(config.node.tap.as_str(), queues as usize)?;
         let host = HostPlan {
             interface: interface.to_owned(),
@@ -93,7 +97,9 @@ impl DataPlane {
             vips: vips.clone(),
             next_hops: reach.next_hops,
             group_mac: reach.is_by_group(),
-            own_mac: reach.is_by_own_mac(),
+            // Or from the XDP program, which addresses them so.
+            own_mac: reach.is_by_own_mac() || by_nic,
+            by_nic,
             busy_poll: config.node.poll == PollMode::Busy,
             egress_tap: (config.node.egress == EgressMode::Tap).then(EgressTap::default),
             announced_on: announced_on(config),
@@ -109,6 +115,7 @@ impl DataPlane {
         let (flows, flow_file) = flow_table(config, &service.client_hash)?;
         let claims_max = if super::is_by_wire(config) { MEMBERS_CLAIMS_MAX } else { CLAIMS_MAX };
         let shared = shared(&service, flows, claims_max);
+        let offload = offload(config, &mut program, &service)?;
         let ports = (0..queues)
             .map(|queue| open_port(config, &program, queue))
             .collect::<Result<Vec<_>>>()?;
@@ -126,8 +133,26 @@ impl DataPlane {
             service,
             egress,
             queues,
+            offload,
         })
     }
+}
+
+/// The XDP program's offload, if it is wanted, knowing all but who has which bucket.
+fn offload(config: &Config, program: &mut Program, service: &Service) -> Result<Option<Offload>> {
+    let (Some(_), Ingress::SharedMac(shared)) = (config.node.offload, service.ingress) else {
+        return Ok(None);
+    };
+    let mut offload = program.take_offload().context("the offload is taken already")?;
+    offload.switch_on(&OffloadFacts {
+        hash_key: config.keys.hash_key(),
+        hash_input: service.client_hash.input(),
+        shared,
+        own_mac: service.own_mac,
+        sticky_udp_ports: &service.sticky_udp_ports,
+        host_mtu: service.host_mtu,
+    })?;
+    Ok(Some(offload))
 }
 
 /// The interface that a routing daemon announces the VIPs from, if one does.
@@ -148,10 +173,27 @@ fn tunnel_end(config: &Config) -> Option<TunnelEnd> {
     }
 }
 
-const fn attach_mode(mode: XdpMode) -> AttachMode {
-    match mode {
+/// Where the XDP program is to run.
+///
+/// With packets by the NIC, that is in the stack where the NIC is virtual. A veth has told what another
+/// host's packets are before the program sees them, and does not look again when the program has
+/// addressed them to this one (`veth_xdp_rcv_skb` in the kernel's drivers/net/veth.c); the stack does.
+fn attach_mode(config: &Config, link: &Link) -> AttachMode {
+    let passes = config.node.offload == Some(OffloadMode::Full);
+    let is_virtual = link.driver().is_none();
+    match config.node.xdp {
+        XdpMode::Auto if passes && is_virtual => AttachMode::Generic,
         XdpMode::Auto => AttachMode::Auto,
-        XdpMode::Native => AttachMode::Native,
+        XdpMode::Native => {
+            if passes && is_virtual {
+                warn!(
+                    interface = link.name.as_str(),
+                    "a virtual NIC with xdp = \"native\" and offload = \"full\": the host may not take \
+                     packets that were sent from a socket of this machine; give xdp = \"auto\""
+                );
+            }
+            AttachMode::Native
+        }
         XdpMode::Generic => AttachMode::Generic,
     }
 }

@@ -28,12 +28,12 @@ use super::workers::{WorkerThread, WorkerThreads};
 use crate::admin::{AdminHandler, Refusal};
 use crate::cluster::auth::OpenError;
 use crate::cluster::node::{Life, MemberView, State, View};
-use crate::config::{Config, IngressMode};
+use crate::config::{Config, IngressMode, offload_label};
 use crate::health::{self, CheckView, Monitor};
 use crate::status::{
     AddressStatus, AdminStatus, BucketStatus, CheckState, CheckStatus, FORMAT, FlowStatus,
     GatewayState, HeartbeatStatus, InterfaceStatus, KernelCounts, MemberState, MemberStatus,
-    NodeState, NodeStatus, SnapshotStatus, Status, VerdictCounts, WorkerStatus,
+    NodeState, NodeStatus, OffloadStatus, SnapshotStatus, Status, VerdictCounts, WorkerStatus,
 };
 
 /// What does not change while the node runs, and where the rest is.
@@ -95,6 +95,7 @@ impl AdminHandler for Handler {
             vips: config.cluster.vips.iter().map(ToString::to_string).collect(),
             checks: self.facts.checks.view().into_iter().map(check).collect(),
             interface: self.interface(&config),
+            offload: self.offload(&config)?,
             workers: self.facts.workers.iter().map(worker).collect(),
             flows: self.flows(now_ns),
             heartbeats: heartbeats(&control),
@@ -177,6 +178,17 @@ impl Handler {
             queues: *queues,
             tap: config.node.tap.as_str().to_owned(),
         }
+    }
+
+    fn offload(&self, config: &Config) -> Result<Option<OffloadStatus>, Refusal> {
+        let Some(mode) = config.node.offload else { return Ok(None) };
+        let intake = self.facts.intake.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = intake.program.counters().map_err(|error| Refusal(error.to_string()))?;
+        Ok(Some(OffloadStatus {
+            mode: offload_label(Some(mode)).to_owned(),
+            dropped_by_offload: counted.offload_dropped,
+            passed_by_offload: counted.offload_passed,
+        }))
     }
 
     /// Reads the whole flow table: some milliseconds per million flows, on the admin thread.

@@ -17,6 +17,7 @@ mod dataplane;
 mod gateway;
 mod handler;
 mod mailbox;
+mod offload;
 mod overlap;
 mod protocol;
 pub(crate) mod random;
@@ -67,6 +68,7 @@ use dataplane::DataPlane;
 use gateway::Gateway;
 use handler::Handler;
 use mailbox::Mailbox;
+use offload::Offloading;
 use protocol::Protocol;
 use reach::Reach;
 use transport::{Route, Transport};
@@ -101,8 +103,22 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
     }
     check_own_mac(config)?;
     let dataplane = DataPlane::start(config)?;
-    let DataPlane { workers, host, intake, link, shared, flow_file, service, egress, queues } =
-        dataplane;
+    let DataPlane {
+        workers,
+        host,
+        intake,
+        link,
+        shared,
+        flow_file,
+        service,
+        egress,
+        queues,
+        offload,
+    } = dataplane;
+    let offload =
+        config.node.offload.zip(offload).map(|(mode, maps)| {
+            Offloading::new(maps, mode, Arc::clone(&shared.flows), monotonic_ns())
+        });
     let workers = Arc::new(workers);
     let xdp_mode = intake.program.attach_mode();
     let intake = Arc::new(Mutex::new(intake));
@@ -136,6 +152,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         gateway,
         routes,
         paths,
+        offload,
         workers: Arc::clone(&workers),
         checks: Arc::clone(&checks),
         flow_file,

@@ -123,6 +123,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Whether every worker has ended two turns since `earlier`, so that one of them began after it.
+    pub fn is_round_after(&self, earlier: &Self) -> bool {
+        self.turns.iter().zip(&earlier.turns).all(|(now, then)| now.wrapping_sub(*then) >= 2)
+    }
+
     /// Whether every worker has made a turn since `earlier`.
     pub fn since(&self, earlier: &Self) -> bool {
         self.running && self.turns.iter().zip(&earlier.turns).all(|(now, then)| now != then)

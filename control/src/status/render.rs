@@ -217,10 +217,13 @@ impl Status {
         )?;
         let (v4, v6) = (&interface.shared_mac_v4, &interface.shared_mac_v6);
         match (v4, v6) {
-            (Some(v4), Some(v6)) if v4 == v6 => writeln!(f, "shared MAC {v4}"),
-            (Some(v4), Some(v6)) => writeln!(f, "shared MAC {v4} (IPv4), {v6} (IPv6)"),
-            _ => Ok(()),
+            (Some(v4), Some(v6)) if v4 == v6 => writeln!(f, "shared MAC {v4}")?,
+            (Some(v4), Some(v6)) => writeln!(f, "shared MAC {v4} (IPv4), {v6} (IPv6)")?,
+            _ => {}
         }
+        let Some(offload) = &self.offload else { return Ok(()) };
+        let (dropped, passed) = (offload.dropped_by_offload, offload.passed_by_offload);
+        writeln!(f, "offload {}: {dropped} dropped, {passed} passed", offload.mode)
     }
 
     fn render_workers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

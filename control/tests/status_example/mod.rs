@@ -118,6 +118,11 @@ pub fn status() -> Status {
             queues: 2,
             tap: "vipdp0".into(),
         },
+        offload: Some(OffloadStatus {
+            mode: "full".into(),
+            dropped_by_offload: 3_000_000_007,
+            passed_by_offload: 1_000_000_003,
+        }),
         workers: vec![worker(0, 4012, Some(2)), worker(1, 1_000_004_012, None)],
         flows: FlowStatus {
             capacity: 1 << 20,

@@ -16,6 +16,9 @@
  *   - a tunnel is a UDP datagram over IPv4 without options or IPv6 without extension headers, and
  *     no fragment, to this node's end of the tunnels between members, if there is one. All else to
  *     that address is the kernel's.
+ * With the offload on, some of the packets to a VIP are dropped or passed before they would go to the
+ * socket, if there is one or not: offload.bpf.h says which.
+ *
  * A VIP is an address of one of the prefixes in the tries. A next hop is one of the addresses
  * that a router sends VIP packets by in tiered mode; nobody is to send IP packets to it, and those
  * that come are the kernel's.
@@ -34,7 +37,9 @@
  *   vips_v6   LPM_TRIE        IPv6 prefix -> unused byte
  *   next_hops ARRAY           0 -> struct next_hops
  *   tunnels   ARRAY           0 -> struct tunnel_end
- *   frames    PERCPU_ARRAY    0: sent to a socket, 1: left to the kernel, 2: dropped -> how many
+ *   frames    PERCPU_ARRAY    0: sent to a socket, 1: left to the kernel, 2: dropped, 3: dropped by the
+ *                             offload, 4: passed by it -> how many
+ * and those of offload.bpf.h.
  *
  * Every helper used is open to any licence.
  */
@@ -53,7 +58,7 @@
 /* Prefixes of one family: src/xdp.rs has the same number. */
 #define VIPS_MAX 256
 
-enum { REDIRECTED, PASSED, DROPPED, COUNTERS };
+enum { REDIRECTED, PASSED, DROPPED, OFFLOAD_DROPPED, OFFLOAD_PASSED, COUNTERS };
 
 enum subject { OTHER, PACKET, QUESTION };
 
@@ -91,7 +96,14 @@ struct tunnel_end {
 
 /* Of the IPv4 header: more fragments, or not the first one (linux/ip.h has no names). */
 #define IPV4_IS_FRAGMENT 0x3fff
+/* And where in its datagram it stands. */
+#define IPV4_OFFSET 0x1fff
 #define IPV4_WORDS_WITHOUT_OPTIONS 5
+/* Version and header length of IPv4 without options: the first byte. */
+#define IPV4_WITHOUT_OPTIONS 0x45
+
+/* Types of echo requests (RFC 792; RFC 4443, section 4.1). */
+enum { ICMP_ECHO_REQUEST = 8, ICMPV6_ECHO_REQUEST = 128 };
 
 /* ICMPv6 types of neighbour discovery, and where its target stands (RFC 4861, section 4.3). */
 enum { NEIGHBOR_SOLICITATION = 135, NEIGHBOR_ADVERTISEMENT = 136 };
@@ -125,6 +137,8 @@ struct arp_packet {
 	__u8 target_mac[ETH_ALEN];
 	__be32 target_ip;
 } __attribute__((packed));
+
+#include "offload.bpf.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -278,55 +292,84 @@ static __always_inline enum subject subject_of_ipv6(void *at, void *end)
 	return is_vip_v6(&ip->daddr) || is_tunnel_v6(ip, end) ? PACKET : OTHER;
 }
 
-static __always_inline enum subject subject_of_frame(void *at, void *end)
+/* Finds the network header, untagged or behind one tag. */
+static __always_inline int has_network(struct packet *p)
 {
-	struct ethhdr *ethernet = at;
+	struct ethhdr *ethernet = p->data;
 	struct vlan_tag *tag = (void *)(ethernet + 1);
-	void *network = tag;
-	__be16 protocol;
 
-	if ((void *)(ethernet + 1) > end)
-		return OTHER;
-	protocol = ethernet->h_proto;
-	if (protocol == bpf_htons(ETH_P_8021Q)) {
-		if ((void *)(tag + 1) > end)
-			return OTHER;
-		protocol = tag->protocol;
-		network = tag + 1;
+	p->network = tag;
+	if ((void *)(ethernet + 1) > p->end)
+		return 0;
+	p->protocol = ethernet->h_proto;
+	if (p->protocol == bpf_htons(ETH_P_8021Q)) {
+		if ((void *)(tag + 1) > p->end)
+			return 0;
+		p->protocol = tag->protocol;
+		p->network = tag + 1;
 	}
+	return 1;
+}
 
-	switch (protocol) {
+static __always_inline enum subject subject_of_frame(struct packet *p)
+{
+	if (!has_network(p))
+		return OTHER;
+	switch (p->protocol) {
 	case bpf_htons(ETH_P_IP):
-		return subject_of_ipv4(network, end);
+		return subject_of_ipv4(p->network, p->end);
 	case bpf_htons(ETH_P_IPV6):
-		return subject_of_ipv6(network, end);
+		return subject_of_ipv6(p->network, p->end);
 	case bpf_htons(ETH_P_ARP):
-		return subject_of_arp(network, end);
+		return subject_of_arp(p->network, p->end);
 	default:
 		return OTHER;
 	}
 }
 
-SEC("xdp")
-int vipdp(struct xdp_md *ctx)
+static __always_inline int counted(__u32 counter, int action)
 {
-	void *data = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
-	enum subject subject = subject_of_frame(data, end);
-	int action = XDP_PASS;
-	__u32 key;
-	__u64 *count;
+	__u64 *count = bpf_map_lookup_elem(&frames, &counter);
 
-	if (subject == PACKET)
-		action = bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP);
-	else if (subject == QUESTION)
-		action = bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
-
-	key = action == XDP_REDIRECT ? REDIRECTED : action == XDP_DROP ? DROPPED : PASSED;
-	count = bpf_map_lookup_elem(&frames, &key);
 	if (count)
 		*count += 1;
 	return action;
+}
+
+static __always_inline int to_socket(__u32 queue, int otherwise)
+{
+	int action = bpf_redirect_map(&xsks, queue, otherwise);
+
+	return counted(action == XDP_REDIRECT ? REDIRECTED :
+		       action == XDP_DROP     ? DROPPED :
+						PASSED,
+		       action);
+}
+
+SEC("xdp")
+int vipdp(struct xdp_md *ctx)
+{
+	struct packet packet = {
+		.data = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+	};
+
+	switch (subject_of_frame(&packet)) {
+	case PACKET:
+		break;
+	case QUESTION:
+		return to_socket(ctx->rx_queue_index, XDP_PASS);
+	default:
+		return counted(PASSED, XDP_PASS);
+	}
+	switch (offloaded(&packet)) {
+	case OFFLOAD_DROPS:
+		return counted(OFFLOAD_DROPPED, XDP_DROP);
+	case OFFLOAD_PASSES:
+		return counted(OFFLOAD_PASSED, XDP_PASS);
+	default:
+		return to_socket(ctx->rx_queue_index, XDP_DROP);
+	}
 }
 
 char LICENSE[] SEC("license") = "Dual Apache-2.0/GPL";

@@ -508,7 +508,10 @@ mod tests {
         let expected: BucketSet = (0..300).map(|n| bucket(n * 13)).collect();
         for n in 0..300 {
             let state = FlowState::ALL[n as usize % FlowState::ALL.len()];
-            assert_eq!(table.insert(client(&table, n), bucket(n * 13), state, at(9)), Inserted::New);
+            assert_eq!(
+                table.insert(client(&table, n), bucket(n * 13), state, at(9)),
+                Inserted::New
+            );
         }
         let mut scan = BucketScan::default();
         let parts = (1..).find(|_| !table.scan(&mut scan, 100, at(9))).unwrap();

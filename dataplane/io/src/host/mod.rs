@@ -7,6 +7,7 @@
 //! | `conf/NIC/arp_announce` 2, 1 on other interfaces | the kernel must not ask with a VIP as sender | us |
 //! | `blackhole VIP` in table `main`, where VIP packets come to the NIC's own MAC | the host must not route them while vipdp is down | us |
 //! | `conf/NIC/drop_unicast_in_l2_multicast` 1, with a group MAC | a frame that the XDP program lets through must not reach the stack of every node | us |
+//! | `conf/NIC/rp_filter` 2 where it is strict, with packets to the VIPs by the NIC | a client is served whatever the route back to it | us |
 //! | `NIC/napi_defer_hard_irqs`, `gro_flush_timeout`, with busy polling | the worker's poll takes the place of interrupts | us |
 //! | VIPs on another interface, as [`announced`](crate::announced) puts them there | a routing daemon announces them | us |
 //! | `ip rule from VIP lookup TABLE`, with `egress = "tap"` | replies go to the TAP | us |
@@ -185,6 +186,8 @@ pub struct HostPlan {
     pub group_mac: bool,
     /// Whether packets to the VIPs come to the NIC's own MAC address.
     pub own_mac: bool,
+    /// Whether packets to the VIPs come out of the NIC too, past the TAP.
+    pub by_nic: bool,
     /// Whether workers poll the NIC's queues in place of its interrupts.
     pub busy_poll: bool,
     /// Replies leave by the TAP and the data plane; `None`: by the NIC, past the data plane.
@@ -375,12 +378,26 @@ impl HostGuard {
                 }
             }
         }
+        if plan.by_nic {
+            self.loosen_reverse_path(nic)?;
+        }
         if plan.busy_poll {
             for (key, value) in NAPI_SETTINGS {
                 self.set(&Setting::new(Area::Device, nic, key), value)?;
             }
         }
         Ok(())
+    }
+
+    /// Has the host take packets on the NIC from whomever it has any route to, as it does on the TAP: where
+    /// it takes all, that stays.
+    fn loosen_reverse_path(&mut self, nic: &str) -> Result<(), HostError> {
+        const STRICT: u32 = 1;
+        let filter = Setting::new(Area::Ipv4, nic, "rp_filter");
+        match filter.read_effective().map_err(|source| failed(&filter, source))? {
+            STRICT => self.set(&filter, "2"),
+            _ => Ok(()),
+        }
     }
 
     /// Keeps the kernel from answering for a VIP, and from asking as one, on the other interfaces.

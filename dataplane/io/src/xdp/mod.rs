@@ -4,7 +4,8 @@
 //! object. Packets to a VIP, and ARP and neighbour discovery about a VIP or a next hop, go to the
 //! socket that is bound to their receive queue; all else goes to the kernel. While no socket is
 //! bound, such packets are dropped: the host may have the VIPs already, or still, and would reset
-//! connections that another node has. ARP and neighbour discovery then go to the kernel.
+//! connections that another node has. ARP and neighbour discovery then go to the kernel. With the
+//! [`Offload`] on, the program drops and passes some of the packets by itself.
 //!
 //! The program hangs on the interface by a **bpf_link** whose only descriptor is this process's:
 //! dropping [`Program`] detaches it, and so does the kernel when the process dies, be it by
@@ -19,6 +20,9 @@
 //! ```
 
 mod addresses;
+mod offload;
+#[cfg(test)]
+mod offload_tests;
 mod queues;
 
 use std::error::Error as _;
@@ -40,6 +44,7 @@ use crate::af_xdp::AfXdpPort;
 use addresses::{NextHopsMap, TunnelsMap, Vips};
 
 pub use addresses::{NextHops, TunnelEnd, VIPS_MAX};
+pub use offload::{Offload, OffloadFacts};
 pub use queues::rx_queues;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vipdp.bpf.o"));
@@ -48,6 +53,10 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vipdp.b
 const REDIRECTED: u32 = 0;
 const PASSED: u32 = 1;
 const DROPPED: u32 = 2;
+const OFFLOAD_DROPPED: u32 = 3;
+const OFFLOAD_PASSED: u32 = 4;
+#[cfg(test)]
+const COUNTERS: u32 = 5;
 
 /// Where in the kernel the program is to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +82,10 @@ pub struct Counters {
     pub passed: u64,
     /// Packets to a VIP, and tunnels, on queues without a socket.
     pub dropped: u64,
+    /// Packets to a VIP that the [`Offload`] dropped: they are another node's.
+    pub offload_dropped: u64,
+    /// Packets to a VIP that the [`Offload`] handed to the kernel.
+    pub offload_passed: u64,
 }
 
 /// How long a program that is there may take to go: that of a process that was killed goes when the
@@ -98,12 +111,12 @@ pub enum XdpError {
     },
     /// The kernel does not take the embedded object.
     #[error(
-        "the kernel refuses the XDP program; it needs Linux 5.10 or newer and CAP_BPF, CAP_NET_ADMIN"
+        "the kernel refuses the XDP program; it needs Linux 5.11 or newer and CAP_BPF, CAP_NET_ADMIN"
     )]
     Load(#[source] Box<EbpfError>),
     /// The verifier does not take the program.
     #[error(
-        "the kernel refuses the XDP program; it needs Linux 5.10 or newer and CAP_BPF, CAP_NET_ADMIN"
+        "the kernel refuses the XDP program; it needs Linux 5.11 or newer and CAP_BPF, CAP_NET_ADMIN"
     )]
     Verify(#[source] Box<ProgramError>),
     /// The driver, or the stack, does not take the program.
@@ -142,6 +155,9 @@ pub enum XdpError {
         /// How many there are.
         count: u16,
     },
+    /// The kernel does not tell how many CPUs there may be.
+    #[error("the number of possible CPUs is not known")]
+    Cpus(#[source] io::Error),
     /// A map of the program could not be read or written.
     #[error("the XDP program's map {map}")]
     Map {
@@ -161,6 +177,8 @@ pub struct Program {
     vips: Vips,
     next_hops: NextHopsMap,
     tunnels: TunnelsMap,
+    /// None once somebody has taken it.
+    offload: Option<Offload>,
     frames: PerCpuArray<MapData, u64>,
 }
 
@@ -189,7 +207,7 @@ impl Program {
     ) -> Result<Self, XdpError> {
         let index = if_nametoindex(interface)
             .map_err(|_| XdpError::NoSuchInterface(interface.to_owned()))?;
-        let mut ebpf = Ebpf::load(OBJECT).map_err(|error| XdpError::Load(Box::new(error)))?;
+        let mut ebpf = load()?;
         let sockets = typed("xsks", take(&mut ebpf, "xsks"))?;
         let frames = typed("frames", take(&mut ebpf, "frames"))?;
         let mut service = Vips::new(
@@ -200,10 +218,8 @@ impl Program {
         let mut hops = NextHopsMap(typed("next_hops", take(&mut ebpf, "next_hops"))?);
         hops.set(next_hops)?;
         let tunnels = TunnelsMap(typed("tunnels", take(&mut ebpf, "tunnels"))?);
-
-        let xdp = ebpf.program_mut("vipdp").expect("the object has the program");
-        let xdp: &mut Xdp = xdp.try_into().expect("it is an XDP program");
-        xdp.load().map_err(|error| XdpError::Verify(Box::new(error)))?;
+        let offload = Some(take_offload(&mut ebpf)?);
+        let xdp = verified(&mut ebpf)?;
         let patience = Instant::now() + ENDS_WITHIN;
         let (link, mode) = loop {
             match link(xdp, interface, index, mode) {
@@ -213,7 +229,8 @@ impl Program {
                 ended => break ended?,
             }
         };
-        Ok(Self { _link: link, mode, sockets, vips: service, next_hops: hops, tunnels, frames })
+        let vips = service;
+        Ok(Self { _link: link, mode, sockets, vips, next_hops: hops, tunnels, offload, frames })
     }
 
     /// [`Native`](AttachMode::Native) or [`Generic`](AttachMode::Generic): where the program runs.
@@ -269,8 +286,41 @@ impl Program {
         let sum = |index: u32| -> Result<u64, XdpError> {
             Ok(in_map("frames", self.frames.get(&index, 0))?.iter().sum())
         };
-        Ok(Counters { redirected: sum(REDIRECTED)?, passed: sum(PASSED)?, dropped: sum(DROPPED)? })
+        Ok(Counters {
+            redirected: sum(REDIRECTED)?,
+            passed: sum(PASSED)?,
+            dropped: sum(DROPPED)?,
+            offload_dropped: sum(OFFLOAD_DROPPED)?,
+            offload_passed: sum(OFFLOAD_PASSED)?,
+        })
     }
+
+    /// The program's offload, for whoever is to tell it who has which bucket. It can be taken once;
+    /// as long as nobody switches it on, the program decides nothing by itself.
+    pub fn take_offload(&mut self) -> Option<Offload> {
+        self.offload.take()
+    }
+}
+
+fn load() -> Result<Ebpf, XdpError> {
+    Ebpf::load(OBJECT).map_err(|error| XdpError::Load(Box::new(error)))
+}
+
+/// Has the kernel check the program.
+fn verified(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
+    let xdp = ebpf.program_mut("vipdp").expect("the object has the program");
+    let xdp: &mut Xdp = xdp.try_into().expect("it is an XDP program");
+    xdp.load().map_err(|error| XdpError::Verify(Box::new(error)))?;
+    Ok(xdp)
+}
+
+fn take_offload(ebpf: &mut Ebpf) -> Result<Offload, XdpError> {
+    Ok(Offload {
+        facts: typed("offload", take(ebpf, "offload"))?,
+        lease: typed("lease", take(ebpf, "lease"))?,
+        ways: typed("ways", take(ebpf, "ways"))?,
+        sticky: typed("sticky", take(ebpf, "sticky"))?,
+    })
 }
 
 fn in_map<T>(map: &'static str, result: Result<T, MapError>) -> Result<T, XdpError> {

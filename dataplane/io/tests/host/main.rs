@@ -63,6 +63,7 @@ fn plan(state_dir: &Path) -> HostPlan {
         next_hops: NextHops::default(),
         group_mac: false,
         own_mac: false,
+        by_nic: false,
         busy_poll: true,
         egress_tap: None,
         announced_on: None,
@@ -223,6 +224,35 @@ fn clients_pass_where_the_host_filters_by_reverse_path() {
         assert_eq!(socket.recv_from(&mut buffer).unwrap().1, SocketAddr::new(client, 40_000));
         assert_eq!(read("/proc/sys/net/ipv4/conf/all/rp_filter"), "1", "not ours to change");
         assert_eq!(read("/proc/sys/net/ipv4/conf/nic0/rp_filter"), "1", "not ours to change");
+    });
+}
+
+/// With packets by the NIC itself, its filter is loosened, and strict again afterwards.
+#[test]
+fn clients_pass_by_the_nic_whatever_the_route_back_to_them() {
+    let lab = Lab::new("bynic");
+    let state = tempfile::tempdir().unwrap();
+    let wire = lab.wire();
+    let filter = format!("/proc/sys/net/ipv4/conf/{NIC}/rp_filter");
+    lab.in_host(|| {
+        let plan = HostPlan { by_nic: true, ..plan(state.path()) };
+        for (all, own, during) in [("1", "0", "2"), ("0", "1", "2"), ("0", "0", "0")] {
+            write("/proc/sys/net/ipv4/conf/all/rp_filter", all);
+            write(&filter, own);
+            let (_queue, guard) = apply(&plan);
+            assert_eq!(read(&filter), during, "all {all}, the NIC's {own}");
+            guard.restore().unwrap();
+            assert_eq!(read(&filter), own, "all {all}");
+        }
+
+        write("/proc/sys/net/ipv4/conf/all/rp_filter", "1");
+        let (vip, client) = (ip(VIPS[0]), ip(CLIENTS[0]));
+        run(&format!("ip -n {} route add {client}/32 dev lo", lab.host));
+        let _applied = apply(&plan);
+        let socket = udp_socket(vip);
+        wire.send(&udp(NIC_MAC, (client, 40_000), (vip, 53), b"query"));
+        let mut buffer = [0; 64];
+        assert_eq!(socket.recv_from(&mut buffer).unwrap().1, SocketAddr::new(client, 40_000));
     });
 }
 
