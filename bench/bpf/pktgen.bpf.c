@@ -46,6 +46,10 @@ struct settings {
 	__u32 addresses; /* of sources, from each template's on */
 	__u32 ports; /* of sources, from each template's on; 1: no other */
 	__u32 is_drawn; /* flows as `draws` says, else in turn */
+	__u32 stamp_every; /* so many packets, one says when it was sent; 0: none does */
+	__u32 udp_at; /* offset of the UDP header, where there are stamps */
+	__u32 port; /* destination port of packets without a stamp; with one, the next */
+	__u32 unused;
 };
 
 struct template {
@@ -181,8 +185,13 @@ static __always_inline int fill(void *data, void *end, const struct template *fr
 				__u32 port)
 {
 	__s64 sum = put_source(data, end, from, address);
+	struct ethhdr *ethernet = data;
 	__u16 value;
 
+	/* Who received the frame before may have addressed it to somebody else. */
+	if ((void *)(ethernet + 1) > end)
+		return -1;
+	__builtin_memcpy(ethernet, from->headers, 2 * ETH_ALEN);
 	if (sum < 0)
 		return -1;
 	if (from->ip_checksum_at) {
@@ -200,6 +209,29 @@ static __always_inline int fill(void *data, void *end, const struct template *fr
 		/* Zero would say that there is none (RFC 768); to TCP and ICMPv6 the two are one. */
 		if (put16(data, end, from->checksum_at, value ? value : 0xffff))
 			return -1;
+	}
+	return 0;
+}
+
+/* Over IPv4 a UDP checksum may be missing (RFC 768), so that a stamp leaves the rest as it is. */
+static __always_inline int stamp(void *data, void *end, const struct settings *set, int is_stamped)
+{
+	struct udphdr *udp;
+	__be64 *stamp;
+
+	if (set->udp_at > HEADERS_MAX)
+		return -1;
+	udp = data + set->udp_at;
+	stamp = (void *)(udp + 1);
+	if ((void *)(stamp + 1) > end)
+		return -1;
+	if (is_stamped) {
+		udp->dest = bpf_htons(set->port + 1);
+		udp->check = 0;
+		*stamp = bpf_cpu_to_be64(bpf_ktime_get_ns());
+	} else {
+		udp->dest = bpf_htons(set->port);
+		*stamp = 0;
 	}
 	return 0;
 }
@@ -258,6 +290,8 @@ int transmit(struct xdp_md *ctx)
 	}
 	if (fill(data, end, from, flow % set->addresses,
 		 from->port_first + flow / set->addresses % set->ports))
+		return given_up(at);
+	if (set->stamp_every && stamp(data, end, set, at->sent % set->stamp_every == 0))
 		return given_up(at);
 	at->sent += 1;
 	/* Of the first and of every 64th alone: reading the clock costs as much as the rest. */

@@ -24,9 +24,13 @@ fn namespaces_of(pid: u32) -> usize {
     text.lines().filter(|line| line.starts_with(&format!("vdb-{pid}-"))).count()
 }
 
-/// One row of each kind: an XDP program, vipdp, the kernel's rules.
-const ROWS: [(&str, f64); 3] =
-    [("xdp-drop", 0.0), ("vipdp-busy", 0.25), ("seed-iptables-input", 0.25)];
+/// One row of each kind: an XDP program, vipdp by its worker and by its program, the kernel's rules.
+const ROWS: [(&str, f64); 4] = [
+    ("xdp-drop", 0.0),
+    ("vipdp-busy", 0.25),
+    ("vipdp-offload-full", 0.25),
+    ("seed-iptables-input", 0.25),
+];
 
 #[test]
 fn every_packet_is_accounted_for() {

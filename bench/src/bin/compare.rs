@@ -7,5 +7,5 @@ use vipdp_bench::compare::{self, Cli};
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let end = command::end_signals()?;
-    compare::run(&cli, end)
+    compare::run(&cli, &end)
 }

@@ -82,6 +82,12 @@ impl Counters {
         })
     }
 
+    /// How many packets vipdp's program has dealt with since `before`, without a worker.
+    pub(super) fn by_program_since(&self, before: &Self) -> u64 {
+        let by_program = |it: &Self| it.receiver.map_or(0, |receiver| receiver.by_program);
+        by_program(self) - by_program(before)
+    }
+
     /// What became of `sent` packets between `before` and now.
     pub(super) fn since(&self, before: &Self, sent: u64) -> Tally {
         let handled = self.handled - before.handled;
@@ -202,7 +208,7 @@ UdpLite: 8 9
     #[test]
     fn what_a_receiver_does_not_get_or_cannot_hand_on_is_lost() {
         let receiver = |received, dropped, passed, refused| {
-            Some(receive::Report { received, dropped, passed, refused })
+            Some(receive::Report { received, dropped, passed, refused, by_program: 0 })
         };
         let before = Counters { receiver: receiver(0, 0, 0, 0), ..Counters::default() };
         let after = Counters {

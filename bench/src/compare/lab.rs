@@ -3,7 +3,7 @@
 //! ```text
 //!   vdb-PID-gen                              vdb-PID-node
 //!   clients 10.64.0.0/16                     192.0.2.53: on the interface, or on vipdp's TAP
-//!   pktgen, probes  vdbPIDg ------- vdbPIDn  one queue, received by a kernel thread or a worker that polls
+//!   pktgen          vdbPIDg ------- vdbPIDn  one queue, received by a kernel thread or a worker that polls
 //!        generator's core                         receiver's core
 //! ```
 //!
@@ -118,13 +118,9 @@ impl Lab {
         ))?;
         // By NAPI it receives only with an XDP program, or so.
         node.run(&format!("ethtool -K {inner} gro on"))?;
-        // Probes come from sockets: their checksums are to be there.
-        generator.run(&format!("ethtool -K {outer} tx off"))?;
         node.run(&format!("ip link set {inner} up"))?;
         generator.run(&format!("ip link set {outer} up"))?;
         node.run(&format!("ip route add {CLIENTS_NETWORK} dev {inner}"))?;
-        generator.run(&format!("ip route add local {CLIENTS_NETWORK} dev lo"))?;
-        generator.run(&format!("ip route add {VIP}/32 dev {outer} src {CLIENT_FIRST}"))?;
         let mac = node.run(&format!("cat /sys/class/net/{inner}/address"))?;
         self.node_mac = mac.trim().to_owned();
         Ok(self)
@@ -158,13 +154,6 @@ impl Lab {
     /// Puts the service address on the receiver's interface.
     pub(super) fn add_vip(&self) -> Result<()> {
         self.node.run(&format!("ip address add {VIP}/32 dev {}", self.node_interface)).map(drop)
-    }
-
-    /// Lets the clients send to `mac`.
-    pub(super) fn set_neighbor(&self, mac: &str) -> Result<()> {
-        let interface = &self.generator_interface;
-        let line = format!("ip neighbor replace {VIP} lladdr {mac} dev {interface} nud permanent");
-        self.generator.run(&line).map(drop)
     }
 
     /// Lets the node's receive side wait for more packets, `ns` from the first one on, before it runs: as NICs

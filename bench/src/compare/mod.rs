@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   rounds x rows:   ping-pong, lab, socket, receiver or rules        visit.rs, lab.rs, receive.rs, rules.rs
-//!                    overload, light load, load with probes           pktgen, probe.rs, socket.rs
+//!                    overload, light load, load with time stamps      pktgen, socket.rs
 //!                    counters: every packet accounted for             counters.rs
 //!   then:            medians and spread of each figure, ratios        statistics.rs, report.rs
 //!                    of figures of the same round, plots              plot.rs
@@ -20,7 +20,6 @@ mod options;
 mod part;
 mod ping_pong;
 mod plot;
-mod probe;
 mod receive;
 mod report;
 mod rows;
@@ -51,15 +50,14 @@ use crate::{command, pktgen};
 ///
 /// # Errors
 /// When the machine lacks something, packets are missing, or it was ended early.
-pub fn run(cli: &Cli, end: SignalFd) -> Result<()> {
+pub fn run(cli: &Cli, end: &SignalFd) -> Result<()> {
     match &cli.part {
         Some(PartCommand::Generate(options)) => {
             command::print(&pktgen::run(options, Some(end.as_fd()))?, options.json)
         }
         Some(PartCommand::Receive(options)) => receive::run(options),
         Some(PartCommand::Serve(options)) => socket::run(options),
-        Some(PartCommand::Probe(options)) => probe::run(options),
-        None => compare(&cli.options, &end),
+        None => compare(&cli.options, end),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use super::rows::{ROWS, Row};
-use super::{probe, receive, socket};
+use super::{receive, socket};
 use crate::pktgen;
 
 /// Compares vipdp with the kernel's own means, and with the limits of the interface.
@@ -35,9 +35,6 @@ pub enum PartCommand {
     /// The service's sockets.
     #[command(hide = true)]
     Serve(socket::Options),
-    /// Probes of the latency.
-    #[command(hide = true)]
-    Probe(probe::Options),
 }
 
 /// What is compared, and how.
@@ -59,7 +56,7 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
 
-    /// How long each load lasts [default: 2, with --quick 0.25].
+    /// How long each load lasts [default: 2, with --quick 0.2].
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     seconds: Option<f64>,
 
@@ -80,7 +77,7 @@ impl Options {
 
     /// How long each load lasts.
     pub fn seconds(&self) -> f64 {
-        self.seconds.unwrap_or(if self.quick { 0.25 } else { 2.0 })
+        self.seconds.unwrap_or(if self.quick { 0.2 } else { 2.0 })
     }
 
     /// The rows that are visited, in their order.

@@ -23,6 +23,7 @@ use vipdp_core::bucket::{Bucket, BucketSet};
 use vipdp_core::counters::{Count, WorkerCounters};
 use vipdp_core::flow::FlowTable;
 use vipdp_core::hash::{ClientHash, HashInput};
+use vipdp_core::offload::{OffloadMode, OffloadTable};
 use vipdp_core::port::{BURST, Port as _};
 use vipdp_core::prefix::Prefix;
 use vipdp_core::slot::SLOTS;
@@ -36,7 +37,7 @@ use vipdp_io::affinity;
 use vipdp_io::host::{HostGuard, HostPlan};
 use vipdp_io::link::Link;
 use vipdp_io::tap::Tap;
-use vipdp_io::xdp::{AttachMode, NextHops, Program};
+use vipdp_io::xdp::{AttachMode, NextHops, Offload, OffloadFacts, Program};
 
 use super::lab::VIP;
 use super::part;
@@ -47,6 +48,9 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/compare
 /// The MAC address that the service address resolves to in the shared-mac mode.
 pub const SHARED_MAC: MacAddr = MacAddr([0x02, 0, 0x5e, 0, 0, 0x35]);
 
+/// The cluster's hash of clients: any key will do.
+const HASH_KEY: [u8; 16] = [0x5a; 16];
+const HASH_INPUT: HashInput = HashInput::Address;
 /// vipdp's default.
 const FLOWS_MAX: usize = 1 << 20;
 
@@ -74,7 +78,7 @@ fn row(name: &str) -> Result<&'static Row, String> {
 /// What a receiver has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Frames taken from the socket.
+    /// Frames taken from the socket, or dealt with by vipdp's program.
     pub received: u64,
     /// Of these, dropped on purpose.
     pub dropped: u64,
@@ -82,6 +86,8 @@ pub struct Report {
     pub passed: u64,
     /// Of these, refused by the host.
     pub refused: u64,
+    /// Of these, dropped or passed by the program, so that no worker saw them.
+    pub by_program: u64,
 }
 
 pub(super) fn run(options: &Options) -> Result<()> {
@@ -89,7 +95,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
         Work::XdpDrop => xdp(options, "drop"),
         Work::XdpPass => xdp(options, "pass"),
         Work::AfXdpEmpty => empty(options),
-        Work::Vipdp(poll) => vipdp(options, poll),
+        Work::Vipdp(poll, offload) => vipdp(options, poll, offload),
         Work::Kernel(_) => anyhow::bail!("{} receives by the kernel's own means", options.row.name),
     }
 }
@@ -134,18 +140,19 @@ fn empty(options: &Options) -> Result<()> {
 }
 
 /// vipdp's data plane.
-fn vipdp(options: &Options, poll: Poll) -> Result<()> {
+fn vipdp(options: &Options, poll: Poll, offload: Option<OffloadMode>) -> Result<()> {
     let link = Link::read(&options.interface)?;
     let mut program = attach(options)?;
     let mut taps = Tap::create(TAP, 1)?;
-    let host = host_plan(options, poll).apply()?;
+    let host = host_plan(options, poll, offload).apply()?;
     let port = open(options, poll)?;
     program.bind(0, &port)?;
     let counters = Arc::<WorkerCounters>::default();
-    let shared = shared(options.row.owned, &link, host.tap());
+    let service = service(&link, host.tap());
+    let holdings = holdings(options.row.owned);
     let tap = taps.pop().context("one queue")?;
     let start = Start {
-        worker: Worker::new(port, tap, shared, Arc::clone(&counters)),
+        worker: Worker::new(port, tap, shared(&service, &holdings), Arc::clone(&counters)),
         counters: Arc::clone(&counters),
         queue: 0,
         core: options.core,
@@ -156,19 +163,48 @@ fn vipdp(options: &Options, poll: Poll) -> Result<()> {
         Poll::Busy => PollMode::Busy,
     };
     let workers = WorkerThreads::start(vec![start], mode).context("no thread for the worker")?;
-    let served = part::serve(|_| Ok(report(&counters)));
-    drop(workers);
+    let offload = offload.map(|mode| switch_on(&mut program, mode, &service, &holdings));
+    let offload = offload.transpose()?;
+    let served = part::serve(|_| report(&counters, &program));
+    drop((workers, offload));
     served
 }
 
-fn report(counters: &WorkerCounters) -> Report {
+/// Has the program do what the control thread would have it do once all has settled: no flow is left of
+/// what others own.
+fn switch_on(
+    program: &mut Program,
+    mode: OffloadMode,
+    service: &Service,
+    holdings: &Holdings,
+) -> Result<Offload> {
+    let mut offload = program.take_offload().context("the program's offload is taken")?;
+    offload.switch_on(&OffloadFacts {
+        hash_key: HASH_KEY,
+        hash_input: HASH_INPUT,
+        shared: SharedMac::unicast(SHARED_MAC),
+        own_mac: service.own_mac,
+        sticky_udp_ports: &service.sticky_udp_ports,
+        host_mtu: service.host_mtu,
+    })?;
+    let table = OffloadTable::to_user().passing(mode, holdings);
+    let table = table.closed(&table.ajar(holdings), &BucketSet::EMPTY);
+    offload.set_table(&table)?;
+    offload.set_lease(u64::MAX)?;
+    Ok(offload)
+}
+
+fn report(counters: &WorkerCounters, program: &Program) -> Result<Report> {
+    let by_program = program.counters()?;
     let refused = counters.drops(DropReason::HostFull) + counters.drops(DropReason::HostTooLong);
-    Report {
-        received: counters.get(Count::Received),
-        dropped: counters.drops_total() - refused,
-        passed: counters.get(Count::Passed),
+    let settled = by_program.offload_dropped + by_program.offload_passed;
+    Ok(Report {
+        received: counters.get(Count::Received) + settled,
+        dropped: counters.drops_total() - refused + by_program.offload_dropped,
+        passed: counters.get(Count::Passed) + by_program.offload_passed,
         refused,
-    }
+        by_program: settled,
+    })
 }
 
 fn attach(options: &Options) -> Result<Program> {
@@ -192,14 +228,16 @@ fn vip() -> Prefix {
     address.into()
 }
 
-fn host_plan(options: &Options, poll: Poll) -> HostPlan {
+fn host_plan(options: &Options, poll: Poll, offload: Option<OffloadMode>) -> HostPlan {
+    let by_nic = offload == Some(OffloadMode::Full);
     HostPlan {
         interface: options.interface.clone(),
         tap: TAP.to_owned(),
         vips: vec![vip()],
         next_hops: NextHops::default(),
         group_mac: false,
-        own_mac: false,
+        own_mac: by_nic,
+        by_nic,
         busy_poll: poll == Poll::Busy,
         egress_tap: None,
         announced_on: None,
@@ -210,19 +248,23 @@ fn host_plan(options: &Options, poll: Poll) -> HostPlan {
 /// The host's settings for a loop that polls, and a TAP that nothing goes to: such as a worker has.
 fn busy_poll_host(options: &Options) -> Result<(HostGuard, Vec<vipdp_io::tap::TapQueue>)> {
     let taps = Tap::create(TAP, 1)?;
-    Ok((host_plan(options, Poll::Busy).apply()?, taps))
+    Ok((host_plan(options, Poll::Busy, None).apply()?, taps))
 }
 
-/// What the worker knows: a cluster in which this node owns its share for ever.
-fn shared(owned: Owned, link: &Link, tap: &Link) -> Shared {
+/// What this node owns, for ever.
+fn holdings(owned: Owned) -> Holdings {
     let owned: BucketSet = match owned {
         Owned::Nothing => BucketSet::EMPTY,
         Owned::Quarter => Bucket::all().step_by(4).collect(),
         Owned::All => Bucket::all().collect(),
     };
-    let service = Service {
+    Holdings::owning(&owned)
+}
+
+fn service(link: &Link, tap: &Link) -> Service {
+    Service {
         vips: Vips::new([vip()]),
-        client_hash: ClientHash::new([0x5a; 16], HashInput::Address),
+        client_hash: ClientHash::new(HASH_KEY, HASH_INPUT),
         sticky_udp_ports: [443].into(),
         ingress: Ingress::SharedMac(SharedMac::unicast(SHARED_MAC)),
         own_mac: link.mac,
@@ -232,14 +274,18 @@ fn shared(owned: Owned, link: &Link, tap: &Link) -> Shared {
         peer_macs: [None; SLOTS],
         peers: [None; SLOTS],
         egress: None,
-    };
+    }
+}
+
+/// What the worker knows: a cluster in which nothing changes.
+fn shared(service: &Service, holdings: &Holdings) -> Shared {
     let snapshot = Snapshot {
         generation: 1,
         lease_until_ns: u64::MAX,
-        holdings: Holdings::owning(&owned),
+        holdings: holdings.clone(),
         previous: Arc::new(PreviousOwners::none()),
         latest: None,
-        service: Arc::new(service),
+        service: Arc::new(service.clone()),
     };
     Shared {
         publication: Arc::new(Publication::new(snapshot)),

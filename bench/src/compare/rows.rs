@@ -1,5 +1,7 @@
 //! The rows of the comparison, and which of them are held against each other.
 
+use vipdp_core::offload::OffloadMode;
+
 use super::rules::Rules;
 
 /// How many client addresses there are: each sends in turn.
@@ -23,8 +25,9 @@ pub enum Work {
     XdpPass,
     /// An AF_XDP socket whose owner takes frames and gives them back.
     AfXdpEmpty,
-    /// vipdp's worker, with its XDP program, its AF_XDP socket and its TAP, in the shared-mac mode.
-    Vipdp(Poll),
+    /// vipdp's worker, with its XDP program, its AF_XDP socket and its TAP, in the shared-mac mode; how it waits, and
+    /// what the program does by itself.
+    Vipdp(Poll, Option<OffloadMode>),
     /// The kernel, with these rules.
     Kernel(Rules),
 }
@@ -88,28 +91,39 @@ impl Row {
 
     /// Whether a worker runs the interface's receive side, and never sleeps.
     pub fn polls(&self) -> bool {
-        matches!(self.work, Work::AfXdpEmpty | Work::Vipdp(Poll::Busy))
+        matches!(self.work, Work::AfXdpEmpty | Work::Vipdp(Poll::Busy, _))
     }
 
     /// Whether frames reach an AF_XDP socket, which has counters of its own.
     pub fn is_af_xdp(&self) -> bool {
-        matches!(self.work, Work::AfXdpEmpty | Work::Vipdp(_))
+        matches!(self.work, Work::AfXdpEmpty | Work::Vipdp(..))
     }
 }
+
+const ADAPTIVE: Work = Work::Vipdp(Poll::Adaptive, None);
+const BUSY: Work = Work::Vipdp(Poll::Busy, None);
+const OFFLOAD_DROP: Work = Work::Vipdp(Poll::Adaptive, Some(OffloadMode::Drop));
+const OFFLOAD_FULL: Work = Work::Vipdp(Poll::Adaptive, Some(OffloadMode::Full));
 
 /// Every row, in the order in which each round goes through them: those that are held against each other stand
 /// near each other, and the one that leaves most to clean up is the last.
 pub const ROWS: &[Row] = &[
     Row::new("xdp-drop", Work::XdpDrop, Owned::Nothing),
-    Row::new("xdp-pass", Work::XdpPass, Owned::All),
+    Row::new("vipdp-offload-drop-drop-all", OFFLOAD_DROP, Owned::Nothing),
+    Row::new("vipdp-offload-full-drop-all", OFFLOAD_FULL, Owned::Nothing),
     Row::new("afxdp-empty", Work::AfXdpEmpty, Owned::Nothing),
-    Row::new("vipdp-busy-drop-all", Work::Vipdp(Poll::Busy), Owned::Nothing),
-    Row::new("vipdp-busy-accept-all", Work::Vipdp(Poll::Busy), Owned::All),
-    Row::new("vipdp-drop-all", Work::Vipdp(Poll::Adaptive), Owned::Nothing),
-    Row::new("vipdp-accept-all", Work::Vipdp(Poll::Adaptive), Owned::All),
+    Row::new("vipdp-busy-drop-all", BUSY, Owned::Nothing),
+    Row::new("vipdp-drop-all", ADAPTIVE, Owned::Nothing),
+    Row::new("xdp-pass", Work::XdpPass, Owned::All),
+    Row::new("vipdp-offload-full-accept-all", OFFLOAD_FULL, Owned::All),
     Row::new("kernel-plain", Work::Kernel(Rules::None), Owned::All),
-    Row::new("vipdp", Work::Vipdp(Poll::Adaptive), Owned::Quarter),
-    Row::new("vipdp-busy", Work::Vipdp(Poll::Busy), Owned::Quarter),
+    Row::new("vipdp-busy-accept-all", BUSY, Owned::All),
+    Row::new("vipdp-accept-all", ADAPTIVE, Owned::All),
+    Row::new("vipdp-offload-drop-accept-all", OFFLOAD_DROP, Owned::All),
+    Row::new("vipdp", ADAPTIVE, Owned::Quarter),
+    Row::new("vipdp-busy", BUSY, Owned::Quarter),
+    Row::new("vipdp-offload-drop", OFFLOAD_DROP, Owned::Quarter),
+    Row::new("vipdp-offload-full", OFFLOAD_FULL, Owned::Quarter),
     Row::new("xt-cluster", Work::Kernel(Rules::XtCluster), Owned::Quarter),
     Row::new("nft-prerouting", Work::Kernel(Rules::NftPrerouting), Owned::Quarter),
     Row::new("nft-netdev", Work::Kernel(Rules::NftNetdev), Owned::Quarter),
@@ -169,20 +183,30 @@ const fn ratio(
 /// All that are held against each other.
 pub const RATIOS: &[Ratio] = &[
     ratio("vipdp-busy-drop-all", "afxdp-empty", "total_pps", Wanted::AtLeast(0.9)),
-    ratio("vipdp-busy-accept-all", "kernel-plain", "accepted_pps", Wanted::Shown),
+    ratio("vipdp-offload-drop-drop-all", "xdp-drop", "total_pps", Wanted::AtLeast(0.85)),
+    ratio("vipdp-offload-full-accept-all", "xdp-pass", "accepted_pps", Wanted::AtLeast(0.95)),
+    ratio("vipdp-offload-drop", "xt-cluster", "total_pps", Wanted::AtLeast(3.0)),
+    ratio("vipdp-offload-drop", "xt-cluster-4m", "total_pps", Wanted::AtLeast(3.0)),
+    ratio("vipdp-offload-drop", "nft-netdev", "total_pps", Wanted::AtLeast(2.0)),
+    ratio("vipdp-offload-drop", "seed-iptables-raw", "total_pps", Wanted::AtLeast(2.0)),
+    ratio("vipdp-offload-drop", "seed-iptables-input", "total_pps", Wanted::AtLeast(2.0)),
+    ratio("vipdp-offload-full", "xt-cluster", "accepted_pps", Wanted::AtLeast(1.0)),
+    ratio("vipdp-offload-full", "nft-prerouting", "accepted_pps", Wanted::AtLeast(1.0)),
+    ratio("vipdp-offload-full", "nft-netdev", "accepted_pps", Wanted::AtLeast(1.0)),
+    ratio("vipdp-offload-full", "seed-iptables-raw", "accepted_pps", Wanted::AtLeast(1.0)),
+    ratio("vipdp-offload-full", "seed-iptables-input", "accepted_pps", Wanted::AtLeast(1.0)),
+    ratio("vipdp-offload-drop", "xt-cluster", "accepted_pps", Wanted::Shown),
     ratio("vipdp", "xt-cluster", "total_pps", Wanted::Shown),
-    ratio("vipdp", "nft-prerouting", "total_pps", Wanted::Shown),
     ratio("vipdp", "nft-netdev", "total_pps", Wanted::Shown),
-    ratio("vipdp", "seed-iptables-raw", "total_pps", Wanted::Shown),
     ratio("vipdp", "seed-iptables-input", "total_pps", Wanted::Shown),
     ratio("vipdp-busy", "xt-cluster", "total_pps", Wanted::Shown),
-    ratio("vipdp-busy", "xt-cluster-4m", "total_pps", Wanted::Shown),
     ratio("vipdp-busy", "nft-netdev", "total_pps", Wanted::Shown),
     ratio("vipdp-busy", "seed-iptables-input", "total_pps", Wanted::Shown),
     ratio("vipdp-busy", "xt-cluster", "accepted_pps", Wanted::Shown),
-    ratio("vipdp-busy", "nft-netdev", "accepted_pps", Wanted::Shown),
+    ratio("vipdp-busy-accept-all", "kernel-plain", "accepted_pps", Wanted::Shown),
     ratio("vipdp", "xt-cluster", "cpu_ns_per_packet", Wanted::AtMost(1.0)),
-    ratio("vipdp", "nft-netdev", "cpu_ns_per_packet", Wanted::Shown),
+    ratio("vipdp-offload-drop", "xt-cluster", "cpu_ns_per_packet", Wanted::Shown),
+    ratio("vipdp-offload-full", "xt-cluster", "cpu_ns_per_packet", Wanted::Shown),
     ratio("vipdp", "xt-cluster", "memory_per_flow", Wanted::AtMost(0.05)),
 ];
 
@@ -212,6 +236,12 @@ mod tests {
             "vipdp",
             "vipdp-drop-all",
             "vipdp-accept-all",
+            "vipdp-offload-drop",
+            "vipdp-offload-drop-drop-all",
+            "vipdp-offload-drop-accept-all",
+            "vipdp-offload-full",
+            "vipdp-offload-full-drop-all",
+            "vipdp-offload-full-accept-all",
             "kernel-plain",
             "xt-cluster",
             "xt-cluster-4m",
@@ -233,7 +263,7 @@ mod tests {
                 Work::XdpDrop | Work::AfXdpEmpty => assert_eq!(row.owned, Owned::Nothing),
                 Work::XdpPass | Work::Kernel(Rules::None) => assert_eq!(row.owned, Owned::All),
                 Work::Kernel(_) => assert_eq!(row.owned, Owned::Quarter),
-                Work::Vipdp(_) => {}
+                Work::Vipdp(..) => {}
             }
         }
     }

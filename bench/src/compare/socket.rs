@@ -1,4 +1,5 @@
-//! The service: the owner of the sockets that accepted packets come to, and of those that probes come to.
+//! The service: the owner of the socket that accepted packets come to, and of that for packets which say when they
+//! were sent: probes.
 //!
 //! It takes datagrams by the batch and rests for half a millisecond when there are none: nobody waits in a
 //! system call, so that a packet wakes nobody, as with a server under load.
@@ -14,17 +15,17 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, setsockopt, sockopt};
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use vipdp_io::affinity;
 
 use super::part;
-use super::probe::now_ns;
 use super::statistics::percentile;
 
 /// The port that the load goes to.
 pub const PORT: u16 = 53;
-/// The port that probes go to.
-pub const PROBE_PORT: u16 = 54;
+/// The port that probes go to: pktgen sends them to the next one.
+const PROBE_PORT: u16 = PORT + 1;
 
 /// Datagrams taken by one call.
 const BATCH: usize = 64;
@@ -109,11 +110,18 @@ fn take_load(socket: &UdpSocket, read: &AtomicU64) -> Result<()> {
     }
 }
 
-/// Takes probes for ever: each says when it was sent.
+/// Takes probes for ever, and notes how long each took.
 fn take_probes(socket: &UdpSocket, latencies: &Mutex<Vec<u64>>) {
     let mut sent_ns = [0; 8];
-    while let Ok(8) = socket.recv(&mut sent_ns) {
+    // What is beyond the stamp is cut off.
+    while socket.recv(&mut sent_ns).is_ok() {
         let latency = now_ns().saturating_sub(u64::from_be_bytes(sent_ns));
         latencies.lock().unwrap_or_else(PoisonError::into_inner).push(latency);
     }
+}
+
+/// The monotonic clock, which the stamps are of, nanoseconds.
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a monotonic clock");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | as much as the generator can | packets dropped and accepted per second |
 //! | half a million packets a second | processor time per packet |
-//! | 70 % of the first | latency of probes among it |
+//! | 70 % of the first | latency of packets among it that say when they were sent |
 //!
 //! Under the second and third the receive side runs every 50 us, as a NIC moderates its interrupts, except where a
 //! worker polls.
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use vipdp_core::bucket::Bucket;
 use vipdp_core::flow::{FlowState, FlowTable, Seconds};
+use vipdp_core::offload::OffloadMode;
 use vipdp_core::wire::protocol::TCP;
 
 use super::counters::{self, Counters, Tally};
@@ -34,11 +35,13 @@ use super::lab::{CLIENT_FIRST, Lab, VIP};
 use super::options::Options;
 use super::part::Part;
 use super::rows::{CLIENTS, Row, Work};
-use super::{ping_pong, probe, receive, socket};
+use super::{ping_pong, receive, socket};
 use crate::pktgen;
 
 /// Packets a second of the light load.
 const LIGHT_PPS: u64 = 500_000;
+/// Packets a second that say when they were sent, about.
+const STAMPS_PPS: u64 = 4_000;
 /// How long the receive side waits for more packets under the loads that leave it time, nanoseconds: 50 us, the
 /// default of Intel's ice driver. Without, its thread would be woken for each packet, and that would be all that is
 /// measured.
@@ -172,7 +175,6 @@ impl<'a> Stand<'a> {
             true => None,
             false => Some(lab.receive_on(options.receive_core)?.as_raw() as u32),
         };
-        lab.set_neighbor(&to_mac)?;
         let _state = state;
         Ok(Self { row, options, end, socket, receiver, receive_thread, to_mac, lab, _state })
     }
@@ -183,11 +185,11 @@ impl<'a> Stand<'a> {
         let tracks = matches!(self.row.work, Work::Kernel(rules) if rules.tracks());
         let bytes = counters::kernel_bytes()?;
         let flows = self.row.flows();
-        self.generate(Some((WARM_UP_PPS, flows)))?.finish::<pktgen::Report>(
-            GENERATOR_PATIENCE + Duration::from_secs(flows / WARM_UP_PPS),
-        )?;
+        let patience = GENERATOR_PATIENCE + Duration::from_secs(flows / WARM_UP_PPS);
+        let how = format!("--rate {WARM_UP_PPS} --count {flows}");
+        let _: pktgen::Report = self.generate(&how)?.finish(patience)?;
         match self.row.work {
-            Work::Vipdp(_) => Ok(Some(table_bytes_per_flow())),
+            Work::Vipdp(..) => Ok(Some(table_bytes_per_flow())),
             _ if tracks => {
                 let tracked = counters::tracked(self.socket.pid());
                 let expected = flows as f64 * self.row.owned.share();
@@ -203,15 +205,11 @@ impl<'a> Stand<'a> {
         }
     }
 
-    /// Starts the generator: as fast as it can be for the time of a load, or at a rate for so many packets.
-    fn generate(&self, paced: Option<(u64, u64)>) -> Result<Part<'a>> {
+    /// Starts the generator, which has its rate and its end from `how`.
+    fn generate(&self, how: &str) -> Result<Part<'a>> {
         let Self { lab, options, row, to_mac, .. } = self;
         let interface = lab.generator_interface();
         let (ports, core) = (row.ports, options.generator_core);
-        let how = match paced {
-            Some((rate, count)) => format!("--rate {rate} --count {count}"),
-            None => format!("--duration {}", options.seconds()),
-        };
         let line = format!(
             "generate --interface {interface} --to {VIP} --port {} --to-mac {to_mac} --from {CLIENT_FIRST} \
              --addresses {CLIENTS} --ports {ports} --core {core} --repeat {REPEAT} --linger-ms 0 --json {how}",
@@ -227,11 +225,15 @@ impl<'a> Stand<'a> {
         let before = self.counters()?;
         let (start, run_before) = (Instant::now(), self.run_ns()?);
         let seconds = self.options.seconds();
-        let paced = rate.map(|rate| (rate, (rate as f64 * seconds) as u64));
+        let how = match rate {
+            Some(rate) => format!("--rate {rate} --count {}", in_time(rate, seconds)),
+            None => format!("--duration {seconds}"),
+        };
         let patience = GENERATOR_PATIENCE + Duration::from_secs_f64(seconds);
-        let report: pktgen::Report = self.generate(paced)?.finish(patience)?;
-        let tally = self.settled(&before, report.sent)?;
+        let report: pktgen::Report = self.generate(&how)?.finish(patience)?;
+        let (after, tally) = self.settled(&before, report.sent)?;
         self.check_share(&tally)?;
+        self.check_offload(&tally, after.by_program_since(&before))?;
         let run_ns = (self.run_ns()? - run_before) as f64;
         let without_load_s = start.elapsed().as_secs_f64() - report.active_seconds;
         let run_ns = run_ns - idle * without_load_s.max(0.0) * 1e9;
@@ -239,7 +241,7 @@ impl<'a> Stand<'a> {
     }
 
     /// Waits until every packet is accounted for.
-    fn settled(&mut self, before: &Counters, sent: u64) -> Result<Tally> {
+    fn settled(&mut self, before: &Counters, sent: u64) -> Result<(Counters, Tally)> {
         let deadline = Instant::now() + SETTLES_WITHIN;
         let mut last = self.counters()?;
         loop {
@@ -247,7 +249,7 @@ impl<'a> Stand<'a> {
             let now = self.counters()?;
             let tally = now.since(before, sent);
             if now == last && tally.adds_up() {
-                return Ok(tally);
+                return Ok((now, tally));
             }
             ensure!(
                 Instant::now() < deadline,
@@ -268,18 +270,31 @@ impl<'a> Stand<'a> {
         Ok(())
     }
 
-    /// How long probes take beside a load of this rate.
+    /// Nor does a row whose XDP program leaves to the worker what it should do by itself.
+    fn check_offload(&self, tally: &Tally, by_program: u64) -> Result<()> {
+        let expected = match self.row.work {
+            Work::Vipdp(_, Some(OffloadMode::Drop)) => tally.dropped,
+            Work::Vipdp(_, Some(OffloadMode::Full)) => tally.handled(),
+            _ => 0,
+        };
+        ensure!(
+            by_program as f64 >= expected as f64 * (1.0 - SHARE_TOLERANCE),
+            "{}: the program dealt with {by_program} packets, not {expected}",
+            self.row.name
+        );
+        Ok(())
+    }
+
+    /// How long packets take from the generator to the service under a load of this rate.
     fn latency(&mut self, rate: u64) -> Result<socket::Report> {
         let _: socket::Report = self.socket.ask("report")?;
         let seconds = self.options.seconds();
         let rate = rate.max(1);
-        let load = self.generate(Some((rate, (rate as f64 * seconds) as u64)))?;
-        let core = self.options.generator_core.to_string();
-        let count = probe::probes_in(seconds).to_string();
-        let arguments = ["probe", "--core", &core, "--count", &count].map(str::to_owned);
+        // An odd number, and so no common divisor with that of the clients: all of them get their turn.
+        let every = (rate / STAMPS_PPS) | 1;
+        let how = format!("--rate {rate} --count {} --stamp-every {every}", in_time(rate, seconds));
         let patience = GENERATOR_PATIENCE + Duration::from_secs_f64(seconds);
-        let _: u32 = Part::start(self.lab.generator(), &arguments, self.end)?.finish(patience)?;
-        let _: pktgen::Report = load.finish(patience)?;
+        let _: pktgen::Report = self.generate(&how)?.finish(patience)?;
         thread::sleep(AT_REST);
         self.socket.ask("report")
     }
@@ -307,6 +322,11 @@ impl<'a> Stand<'a> {
         thread::sleep(IDLE_WATCH);
         Ok((self.run_ns()? - before) as f64 / start.elapsed().as_nanos() as f64)
     }
+}
+
+/// How many packets there are in so many seconds.
+fn in_time(rate: u64, seconds: f64) -> u64 {
+    ((rate as f64 * seconds) as u64).max(1)
 }
 
 /// What the flow table takes for each flow that it holds, bytes, when it is offered as many as it was asked for.

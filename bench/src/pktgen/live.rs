@@ -21,7 +21,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pktgen.
 /// Bytes of a template that the program writes anew: all headers.
 const HEADERS_MAX: usize = 96;
 /// `sizeof(struct settings)`.
-const SETTINGS_LEN: usize = 32;
+const SETTINGS_LEN: usize = 48;
 /// `sizeof(struct template)`.
 const TEMPLATE_LEN: usize = HEADERS_MAX + 48;
 /// `sizeof(struct progress)`, in words.
@@ -41,6 +41,17 @@ pub(super) struct Pace {
     pub(super) interval_ns: u64,
     /// Calls of the program in one run of the kernel's loop.
     pub(super) repeat: u32,
+}
+
+/// Which packets say when they were sent. None by default.
+#[derive(Default)]
+pub(super) struct Stamps {
+    /// Of so many, one.
+    pub(super) every: u32,
+    /// Offset of the UDP header.
+    pub(super) udp_at: u32,
+    /// The destination port of the others.
+    pub(super) port: u32,
 }
 
 /// The loaded programs. Dropping them takes them off the interface.
@@ -94,11 +105,12 @@ impl Programs {
         templates: &[Template],
         flows: &Flows,
         pace: &Pace,
+        stamps: &Stamps,
         end: &End<'_>,
     ) -> Result<Sent> {
         let index = if_nametoindex(interface)
             .with_context(|| format!("no interface is called {interface}"))?;
-        let settings = settings(templates, flows, pace.interval_ns, end.packets);
+        let settings = settings(templates, flows, pace, stamps, end.packets);
         self.array("settings")?.set(0, settings, 0)?;
         let mut map = self.array("templates")?;
         for (number, template) in (0..).zip(templates) {
@@ -182,7 +194,8 @@ fn progress(packets: u64) -> [u8; 8 * PROGRESS_WORDS] {
 fn settings(
     templates: &[Template],
     flows: &Flows,
-    interval_ns: u64,
+    pace: &Pace,
+    stamps: &Stamps,
     packets: u64,
 ) -> [u8; SETTINGS_LEN] {
     let words = [
@@ -190,8 +203,12 @@ fn settings(
         flows.addresses(),
         flows.ports(),
         u32::from(flows.draws().is_some()),
+        stamps.every,
+        stamps.udp_at,
+        stamps.port,
+        0,
     ];
-    let mut bytes = interval_ns.to_ne_bytes().to_vec();
+    let mut bytes = pace.interval_ns.to_ne_bytes().to_vec();
     bytes.extend(packets.to_ne_bytes());
     bytes.extend(words.into_iter().flat_map(u32::to_ne_bytes));
     bytes.try_into().expect("all of its members")

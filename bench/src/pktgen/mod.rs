@@ -38,7 +38,7 @@ pub use template::{
     Checksum, Common, FRAME_LEN_MAX, FRAME_LEN_MIN, Template, TemplateError, Traffic,
 };
 
-use live::{Pace, Programs};
+use live::{Pace, Programs, Stamps};
 
 /// Templates of one run at most: both families, in two fragments each, and room for more.
 const TEMPLATES_MAX: usize = 8;
@@ -96,14 +96,11 @@ pub fn run(options: &Options, stop: Option<BorrowedFd<'_>>) -> Result<Report> {
         Engine::Live => {
             ensure!(options.replay.is_none(), "captures are replayed by --engine af-xdp");
             let (templates, flows) = (templates(options)?, flows(options)?);
-            programs.transmit(
-                &options.interface,
-                &templates,
-                &flows,
-                &Pace { interval_ns: interval_ns(options), repeat: options.repeat },
-                &end(),
-            )?
+            let pace = Pace { interval_ns: interval_ns(options), repeat: options.repeat };
+            let stamps = stamps(options, &templates)?;
+            programs.transmit(&options.interface, &templates, &flows, &pace, &stamps, &end())?
         }
+        _ if options.stamp_every.is_some() => bail!("packets are stamped by --engine live"),
         Engine::AfXdp => af_xdp::run(options, interval_ns(options), end)?,
         Engine::Kernel => kernel::run(options, &templates(options)?, &end())?,
     };
@@ -122,6 +119,17 @@ pub fn run(options: &Options, stop: Option<BorrowedFd<'_>>) -> Result<Report> {
 /// Nanoseconds between packets; 0 if there is no rate to keep.
 fn interval_ns(options: &Options) -> u64 {
     options.rate.map_or(0, |rate| 1_000_000_000 / rate.get())
+}
+
+fn stamps(options: &Options, templates: &[Template]) -> Result<Stamps> {
+    let Some(every) = options.stamp_every else { return Ok(Stamps::default()) };
+    match templates {
+        [template] if options.traffic == Traffic::Udp && template.source.is_ipv4() => {
+            let udp_at = template.port_at.context("datagrams have ports")? as u32;
+            Ok(Stamps { every: every.get(), udp_at, port: options.port.into() })
+        }
+        _ => bail!("packets that are stamped are UDP over IPv4"),
+    }
 }
 
 fn flows(options: &Options) -> Result<Flows> {

@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::net::IpAddr;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
@@ -89,6 +89,11 @@ pub struct Options {
     /// How long, seconds.
     #[arg(long, value_name = "SECONDS")]
     pub duration: Option<f64>,
+
+    /// Of so many packets, one says when it was sent, and goes to the next port: nanoseconds of the monotonic
+    /// clock in the first eight bytes of its data, the highest first. UDP over IPv4, --engine live.
+    #[arg(long, value_name = "N")]
+    pub stamp_every: Option<NonZeroU32>,
 
     /// The frames of this capture (pcap), again and again, in place of made ones: --engine af-xdp.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "from", "zipf"])]
