@@ -72,7 +72,8 @@ pub struct Options {
     pub mac: &'static str,
     /// `direct` or `tap`.
     pub egress: &'static str,
-    /// `off`, `drop` or `full`: what the XDP program decides by itself.
+    /// `off`, `drop` or `full`: what the XDP program decides by itself. Where it is `off` and need not be,
+    /// it is what the environment names in `VIPDP_OFFLOAD`: so all tests run with it.
     pub offload: &'static str,
     /// `none`, `majority` or `gateway`: the router then has an address of each family.
     pub partition: &'static str,
@@ -137,6 +138,11 @@ impl Options {
     /// The arguments of `scripts/topology up`.
     fn arguments(&self) -> String {
         let Self { mode, nodes, spares, egress, offload, partition, hold_s, .. } = self;
+        let offload = match (*mode, *egress, *offload) {
+            ("shared-mac", "direct", "off") => std::env::var("VIPDP_OFFLOAD").ok(),
+            _ => None,
+        }
+        .unwrap_or_else(|| (*offload).to_owned());
         let mut all = format!(
             "up --mode {mode} --nodes {nodes} --spares {spares} --egress {egress} --offload {offload} --partition {partition} --hold {hold_s}"
         );

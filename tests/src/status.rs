@@ -170,9 +170,11 @@ impl Interface {
 }
 
 impl Status {
-    /// Frames that all workers received.
+    /// Frames to the VIPs that came in: to a worker, or dropped or passed before.
     pub fn rx(&self) -> u64 {
-        self.workers.iter().map(|worker| worker.rx).sum()
+        let offloaded = |it: &Offload| it.dropped_by_offload + it.passed_by_offload;
+        let by_workers = self.workers.iter().map(|worker| worker.rx).sum::<u64>();
+        by_workers + self.offload.as_ref().map_or(0, offloaded)
     }
 
     /// Frames that all workers dropped, by reason.
