@@ -10,7 +10,7 @@
 //!
 //! Rows take turns (A B C, A B C), so that whatever changes on the machine meets them all. A visit in which a packet
 //! is not accounted for, or in which a row does not accept its share, ends the run: its rate would say
-//! nothing. A new row is a line of [`rows`], and what does its work an arm of [`receive`] or [`rules`].
+//! nothing. A new row is a line in rows.rs, and what does its work an arm in receive.rs or rules.rs.
 
 mod conntrack;
 mod counters;

@@ -204,6 +204,7 @@ pub const RATIOS: &[Ratio] = &[
     ratio("vipdp-busy", "seed-iptables-input", "total_pps", Wanted::Shown),
     ratio("vipdp-busy", "xt-cluster", "accepted_pps", Wanted::Shown),
     ratio("vipdp-busy-accept-all", "kernel-plain", "accepted_pps", Wanted::Shown),
+    ratio("vipdp-busy-accept-all", "kernel-plain", "read_pps", Wanted::Shown),
     ratio("vipdp", "xt-cluster", "cpu_ns_per_packet", Wanted::AtMost(1.0)),
     ratio("vipdp-offload-drop", "xt-cluster", "cpu_ns_per_packet", Wanted::Shown),
     ratio("vipdp-offload-full", "xt-cluster", "cpu_ns_per_packet", Wanted::Shown),

@@ -48,8 +48,11 @@ const STAMPS_PPS: u64 = 4_000;
 const MODERATION_NS: u32 = 50_000;
 /// The share of its greatest rate at which a row's latency is measured.
 const LATENCY_SHARE: f64 = 0.7;
-/// Calls of the generator's program between two looks at the time: a fifth of a second or so.
-const REPEAT: u32 = 1 << 22;
+/// Calls of the generator's program between two looks at the time, for each second of a load: a small part of it,
+/// and more than what the kernel takes to set them up.
+const CALLS_PER_S: f64 = 4e6;
+/// Bounds of that.
+const REPEAT: (u32, u32) = (1 << 18, 1 << 22);
 /// Packets a second at which connection tracking gets to know the flows: few of them are lost.
 const WARM_UP_PPS: u64 = 1_000_000;
 /// How long counters may take to come to rest after the last packet.
@@ -210,9 +213,10 @@ impl<'a> Stand<'a> {
         let Self { lab, options, row, to_mac, .. } = self;
         let interface = lab.generator_interface();
         let (ports, core) = (row.ports, options.generator_core);
+        let repeat = ((options.seconds() * CALLS_PER_S) as u32).clamp(REPEAT.0, REPEAT.1);
         let line = format!(
             "generate --interface {interface} --to {VIP} --port {} --to-mac {to_mac} --from {CLIENT_FIRST} \
-             --addresses {CLIENTS} --ports {ports} --core {core} --repeat {REPEAT} --linger-ms 0 --json {how}",
+             --addresses {CLIENTS} --ports {ports} --core {core} --repeat {repeat} --linger-ms 0 --json {how}",
             socket::PORT
         );
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
