@@ -317,8 +317,9 @@ impl<'l> Connections<'l> {
 /// was removed, by what was done. A node behind a leaf that fails is cut off from the others, and takes
 /// itself for the only one.
 #[track_caller]
-fn broken_by_changes(steers: bool) -> Vec<(&'static str, usize)> {
-    let lab = Lab::up(&anycast(5, Anycast { steers, ..Anycast::default() }));
+fn broken_by_changes(options: Anycast) -> Vec<(&'static str, usize)> {
+    let is_one_segment = options.forward == "mac";
+    let lab = Lab::up(&anycast(5, options));
     lab.topology("stop n5");
     lab.topology("wait 30");
     let mut connections = Connections::new(&lab);
@@ -339,32 +340,41 @@ fn broken_by_changes(steers: bool) -> Vec<(&'static str, usize)> {
     lab.topology("stop n5");
     lab.topology("wait 30");
     note("n5 is removed", Some("n5"));
-    let set_leaf4 = |state: &str| {
-        for spine in SPINES {
-            lab.namespace("leaf4").run(&format!("ip link set {spine} {state}"));
-        }
-    };
-    set_leaf4("down");
-    wait_until(SOON, "leaf4 is gone", || lab.spines_use(&LEAVES[..3]));
-    note("leaf4 is removed", Some("n4"));
-    set_leaf4("up");
-    lab.topology("wait 30");
-    note("leaf4 is added", None);
+    // On one segment n4 hears the others when its leaf is cut off, and keeps its clients. Its answers
+    // then need another way out, which the lab does not have.
+    if !is_one_segment {
+        let set_leaf4 = |state: &str| {
+            for spine in SPINES {
+                lab.namespace("leaf4").run(&format!("ip link set {spine} {state}"));
+            }
+        };
+        set_leaf4("down");
+        wait_until(SOON, "leaf4 is gone", || lab.spines_use(&LEAVES[..3]));
+        note("leaf4 is removed", Some("n4"));
+        set_leaf4("up");
+        lab.topology("wait 30");
+        note("leaf4 is added", None);
+    }
     lab.kill("n2");
     wait_until(SOON, "n2 is gone", || lab.spines_use(&["leaf1", "leaf3", "leaf4"]));
     note("n2 is killed", Some("n2"));
-    assert!(Ways::of(&lab, "leaf1").are(&["n1"]));
+    assert!(is_one_segment || Ways::of(&lab, "leaf1").are(&["n1"]), "n5 is there still");
     result
 }
 
 #[test]
 fn steering_breaks_no_connection_where_the_network_spreads_anew() {
-    let (with, without) = (broken_by_changes(true), broken_by_changes(false));
-    eprintln!("broken of 200 connections, those on a removed node left out: steer = true  false");
-    for ((what, with), (_, without)) in with.iter().zip(&without) {
-        eprintln!("  {what:<63} {with:>10} {without:>6}");
+    let steers = Anycast { steers: true, ..Anycast::default() };
+    let by_mac = Anycast { peers: "numbered", forward: "mac", ..steers };
+    let steered = [("by GUE", broken_by_changes(steers)), ("by MAC", broken_by_changes(by_mac))];
+    let unsteered = [("not", broken_by_changes(Anycast::default()))];
+    for (how, results) in steered.iter().chain(&unsteered) {
+        eprintln!("steered {how}, of 200 connections, those on a removed node left out:");
+        results.iter().for_each(|(what, broken)| eprintln!("  {what}: {broken} broken"));
     }
-    assert!(with.iter().all(|(_, broken)| *broken == 0), "steering is to break none");
-    let without: usize = without.iter().map(|(_, broken)| broken).sum();
-    assert!(without > 0, "the network did not spread anew, so nothing was seen");
+    let broken = |all: &[(&str, Vec<(&str, usize)>)]| -> usize {
+        all.iter().flat_map(|(_, results)| results).map(|(_, broken)| broken).sum()
+    };
+    assert_eq!(broken(&steered), 0, "steering is to break none");
+    assert!(broken(&unsteered) > 0, "the network did not spread anew, so nothing was seen");
 }
