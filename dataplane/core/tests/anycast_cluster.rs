@@ -213,6 +213,8 @@ struct Cluster {
     alive: Vec<Slot>,
     pasts: Vec<Past>,
     flows: Vec<Flow>,
+    /// How many flows were opened, those that a crash has ended included: no port is used twice.
+    opened: u16,
 }
 
 impl Cluster {
@@ -221,7 +223,7 @@ impl Cluster {
         let past = Past { owners: vec![slot(0)], heard: [1; MEMBERS as usize] };
         let alive = (0..MEMBERS).map(slot).collect();
         let pasts = vec![past; usize::from(CLIENTS)];
-        let mut cluster = Self { way, family, members, alive, pasts, flows: Vec::new() };
+        let mut cluster = Self { way, family, members, alive, pasts, flows: Vec::new(), opened: 0 };
         cluster.tell();
         cluster
     }
@@ -339,7 +341,8 @@ impl Cluster {
     }
 
     fn open(&mut self, bucket: u8, entry: Slot, is_sticky: bool) -> Journey {
-        let port = CLIENT_PORT + self.flows.len() as u16;
+        let port = CLIENT_PORT + self.opened;
+        self.opened += 1;
         let mut flow = Flow { client: bucket, port, is_sticky, holder: u8::MAX };
         let opened = self.send(if is_sticky { Kind::Quic } else { Kind::Syn }, flow, entry);
         flow.holder = opened.host.unwrap_or(u8::MAX);
