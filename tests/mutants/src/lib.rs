@@ -196,17 +196,17 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "recovery told at once",
         file: "node/phase.rs",
-        before: "if is_alone || others.any(is_well) || ticks && self.now >= until {",
-        after: "if is_alone || others.any(is_well) || self.now <= until {",
+        before: "if somebody_is_well || counting.all(is_back) || ticks && self.now >= until {",
+        after: "if somebody_is_well || counting.all(is_back) || self.now <= until {",
         rule: "all_down = serve: those that come back within the hold move nothing",
         first: &["all-ail"],
     },
     Mutant {
-        name: "recovery not told together",
+        name: "recovery told before all are back",
         file: "node/phase.rs",
-        before: "if is_alone || others.any(is_well) || ticks && self.now >= until {",
-        after: "if is_alone || ticks && self.now >= until {",
-        rule: "all_down = serve: all that have come back say so with the first",
+        before: "if somebody_is_well || counting.all(is_back) || ticks && self.now >= until {",
+        after: "if somebody_is_well || counting.any(is_back) || ticks && self.now >= until {",
+        rule: "all_down = serve: nobody says that it is well again before all can, or the hold is over",
         first: &["all-ail"],
     },
     Mutant {
