@@ -209,7 +209,9 @@ impl Damage {
             packet[10..12].fill(0);
             let sum = packet[..header_len]
                 .chunks(2)
-                .fold(0, |sum, word| sum + u32::from(u16::from_be_bytes([word[0], word[1]])));
+                // A header that says that it is longer than the packet may end in half a word.
+                .map(|word| [word[0], word.get(1).copied().unwrap_or(0)])
+                .fold(0, |sum, word| sum + u32::from(u16::from_be_bytes(word)));
             let sum = (sum >> 16) + (sum & 0xffff);
             let sum = (sum >> 16) + (sum & 0xffff);
             packet[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
