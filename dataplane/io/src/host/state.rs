@@ -13,6 +13,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,7 @@ use vipdp_core::prefix::{Prefix, PrefixError};
 use super::HostError;
 use super::setting::Setting;
 use crate::boot;
+use crate::xdp::ENDS_WITHIN;
 
 /// The file's format; another one is not read.
 const FORMAT: u32 = 1;
@@ -204,9 +207,11 @@ impl State {
     }
 }
 
-/// Takes the lock, or says who holds it.
+/// Takes the lock, or says who holds it. A process that was killed holds it until the kernel has
+/// closed all that it had.
 fn lock(path: &Path, interface: &str) -> Result<Flock<File>, HostError> {
     let failed = |source| HostError::State { path: path.to_owned(), source };
+    let patience = Instant::now() + ENDS_WITHIN;
     loop {
         let file = OpenOptions::new()
             .read(true)
@@ -218,6 +223,10 @@ fn lock(path: &Path, interface: &str) -> Result<Flock<File>, HostError> {
             .map_err(failed)?;
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
+            Err((_, nix::Error::EWOULDBLOCK)) if Instant::now() < patience => {
+                thread::sleep(ENDS_WITHIN / 100);
+                continue;
+            }
             Err((mut file, nix::Error::EWOULDBLOCK)) => {
                 let mut holder = String::new();
                 file.read_to_string(&mut holder).map_err(failed)?;

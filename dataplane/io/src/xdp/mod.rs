@@ -88,9 +88,9 @@ pub struct Counters {
     pub offload_passed: u64,
 }
 
-/// How long a program that is there may take to go: that of a process that was killed goes when the
-/// kernel has closed all that it had.
-const ENDS_WITHIN: Duration = Duration::from_secs(2);
+/// How long what another process has may take to go: a program, or a lock, of one that was killed goes
+/// when the kernel has closed all that it had.
+pub(crate) const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why the program could not be attached or changed. The interface is as it was before, apart
 /// from [`Map`](Self::Map).
