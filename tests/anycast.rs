@@ -107,11 +107,8 @@ struct Clients {
 impl Clients {
     #[track_caller]
     fn start(lab: &Lab) -> Self {
-        let received = lab.status("n1").rx();
-        let clients =
-            Self { load: Load::start(lab, "--rate 1000"), requests: Requests::start(lab) };
-        wait_until(SOON, "the load flows", || lab.status("n1").rx() >= received + 200);
-        clients
+        let requests = Requests::start(lab);
+        Self { load: Load::start_flowing(lab, 1_000, "n1"), requests }
     }
 
     /// Ends them, and asserts that all that was lost was begun around the failure.

@@ -35,6 +35,16 @@ const HALVINGS_MAX: u64 = 20;
 const NS_PER_MS: u64 = 1_000_000;
 
 impl Damping {
+    /// What has failed three times in a minute is kept out until it has been quiet for one and a half,
+    /// and for five minutes at the most.
+    pub const DEFAULT: Self = Self {
+        penalty: 1000,
+        half_life_ns: 60_000_000_000,
+        suppress: 2500,
+        reuse: 1000,
+        max_ns: 300_000_000_000,
+    };
+
     /// The largest penalty: what decays to `reuse` within `max_ns`.
     pub const fn ceiling(&self) -> u64 {
         let halvings = self.max_ns / self.half_life_ns;
@@ -124,13 +134,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    const DAMPING: Damping = Damping {
-        penalty: 1000,
-        half_life_ns: 60 * SECOND,
-        suppress: 2500,
-        reuse: 1000,
-        max_ns: 300 * SECOND,
-    };
+    const DAMPING: Damping = Damping::DEFAULT;
 
     #[test]
     fn three_failures_in_a_minute_suppress_for_minutes_and_one_never() {

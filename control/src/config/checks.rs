@@ -32,10 +32,6 @@ const DNS_PORT: u64 = 53;
 /// Nanoseconds of a second.
 const S: u64 = 1_000_000_000;
 
-/// Without `[check_damping]`: what has fallen three times in a minute is kept out for one and a half.
-pub(super) const DAMPING_DEFAULT: Damping =
-    Damping { penalty: 1000, half_life_ns: 60 * S, suppress: 2500, reuse: 1000, max_ns: 300 * S };
-
 /// What was read of the checks, to be completed by what the cluster's file says.
 pub(super) struct ChecksRead {
     drafts: Vec<Draft>,
@@ -390,7 +386,7 @@ fn url(field: &Field<'_>) -> Result<Url, ConfigError> {
 /// `[check_damping]`.
 fn damping(section: &mut Section<'_>, errors: &mut Errors) -> Damping {
     const PENALTIES: std::ops::RangeInclusive<u64> = 1..=1_000_000;
-    let defaults = DAMPING_DEFAULT;
+    let defaults = Damping::DEFAULT;
     let Some(mut table) = section.table("check_damping", errors) else { return defaults };
     let before = errors.len();
     let mut integer = |key, default: u64, range, what: &str| {
@@ -398,10 +394,10 @@ fn damping(section: &mut Section<'_>, errors: &mut Errors) -> Damping {
     };
     let damping = Damping {
         penalty: integer("penalty", defaults.penalty.into(), 0..=1_000_000, "a penalty") as u32,
-        half_life_ns: S * integer("half_life_s", 60, 1..=3600, "seconds"),
+        half_life_ns: S * integer("half_life_s", defaults.half_life_ns / S, 1..=3600, "seconds"),
         suppress: integer("suppress", defaults.suppress.into(), PENALTIES, "a penalty") as u32,
         reuse: integer("reuse", defaults.reuse.into(), PENALTIES, "a penalty") as u32,
-        max_ns: S * integer("max_s", 300, 1..=72_000, "seconds"),
+        max_ns: S * integer("max_s", defaults.max_ns / S, 1..=72_000, "seconds"),
     };
     let place = table.place.clone();
     table.finish(errors);

@@ -8,7 +8,7 @@ use vipdp_core::offload::OffloadMode;
 use vipdp_core::slot::{SLOTS, Slot};
 
 use super::announce::{self, AnnounceConfig, AnnounceRead};
-use super::checks::{self, ChecksRead, DAMPING_DEFAULT};
+use super::checks::{self, ChecksRead};
 use super::error::ConfigError;
 use super::offload::{self, OffloadRead};
 use super::reader::{Document, Errors, Field, Located, Section};
@@ -292,7 +292,7 @@ fn read_rest(
         state_dir,
         log,
         checks: Box::default(),
-        check_damping: DAMPING_DEFAULT,
+        check_damping: Damping::DEFAULT,
         announce: None,
         offload: None,
         path: PathBuf::new(),

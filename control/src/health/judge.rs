@@ -201,13 +201,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    const DAMPING: Damping = Damping {
-        penalty: 1000,
-        half_life_ns: 60 * SECOND,
-        suppress: 2500,
-        reuse: 1000,
-        max_ns: 300 * SECOND,
-    };
+    const DAMPING: Damping = Damping::DEFAULT;
 
     const THRESHOLDS: Thresholds = Thresholds { rise: 2, fall: 3 };
 

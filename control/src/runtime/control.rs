@@ -613,15 +613,16 @@ impl Control {
         if let Some(offload) = &mut self.offload {
             offload.before_publication(&holdings, turn.lease_until_ns);
         }
+        let offloaded = self.offload.as_mut().map(|offload| (offload, holdings.clone()));
         self.publisher.publish(Snapshot {
             generation: turn.generation,
             lease_until_ns: turn.lease_until_ns,
-            holdings: holdings.clone(),
+            holdings,
             previous: Arc::clone(&turn.owners),
             latest: turn.acquired.latest(),
             service: Arc::new(service),
         });
-        if let Some(offload) = &mut self.offload {
+        if let Some((offload, holdings)) = offloaded {
             offload.after_publication(holdings);
         }
     }

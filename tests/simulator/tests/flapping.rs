@@ -8,13 +8,7 @@ use vipdp_simulator::{MS, SECOND};
 
 /// The defaults of `[[check]]` and `[check_damping]`.
 const THRESHOLDS: Thresholds = Thresholds { rise: 2, fall: 3 };
-const DAMPING: Damping = Damping {
-    penalty: 1000,
-    half_life_ns: 60 * SECOND,
-    suppress: 2500,
-    reuse: 1000,
-    max_ns: 300 * SECOND,
-};
+const DAMPING: Damping = Damping::DEFAULT;
 const INTERVAL: u64 = SECOND;
 
 /// What came of a service that is well and ill by turns, for `well` and `ill` turns of its check.

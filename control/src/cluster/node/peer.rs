@@ -192,15 +192,7 @@ pub(super) fn widen(low: u16, near: u64) -> Option<u64> {
 
 /// Failback damping: a node that dies three times in a minute is left out until it has been up for
 /// minutes.
-pub(super) const FAILBACK_DAMPING: Damping = Damping {
-    penalty: 1000,
-    half_life_ns: 60 * NS_PER_S,
-    suppress: 2500,
-    reuse: 1000,
-    max_ns: 300 * NS_PER_S,
-};
-
-const NS_PER_S: u64 = 1_000_000_000;
+pub(super) const FAILBACK_DAMPING: Damping = Damping::DEFAULT;
 
 #[cfg(test)]
 mod tests {
