@@ -7,6 +7,7 @@ pub mod affinity;
 pub mod announce;
 pub mod announced;
 mod boot;
+mod ending;
 pub mod flow_file;
 pub mod host;
 pub mod icmpv6_filter;

@@ -13,8 +13,6 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Instant;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -23,7 +21,7 @@ use vipdp_core::prefix::{Prefix, PrefixError};
 use super::HostError;
 use super::setting::Setting;
 use crate::boot;
-use crate::xdp::ENDS_WITHIN;
+use crate::ending::wait_for_the_dead;
 
 /// The file's format; another one is not read.
 const FORMAT: u32 = 1;
@@ -207,11 +205,14 @@ impl State {
     }
 }
 
-/// Takes the lock, or says who holds it. A process that was killed holds it until the kernel has
-/// closed all that it had.
+/// Takes the lock, or says who holds it.
 fn lock(path: &Path, interface: &str) -> Result<Flock<File>, HostError> {
+    let is_held = |error: &HostError| matches!(error, HostError::Running { .. });
+    wait_for_the_dead(|| try_lock(path, interface), is_held)
+}
+
+fn try_lock(path: &Path, interface: &str) -> Result<Flock<File>, HostError> {
     let failed = |source| HostError::State { path: path.to_owned(), source };
-    let patience = Instant::now() + ENDS_WITHIN;
     loop {
         let file = OpenOptions::new()
             .read(true)
@@ -223,10 +224,6 @@ fn lock(path: &Path, interface: &str) -> Result<Flock<File>, HostError> {
             .map_err(failed)?;
         let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
-            Err((_, nix::Error::EWOULDBLOCK)) if Instant::now() < patience => {
-                thread::sleep(ENDS_WITHIN / 100);
-                continue;
-            }
             Err((mut file, nix::Error::EWOULDBLOCK)) => {
                 let mut holder = String::new();
                 file.read_to_string(&mut holder).map_err(failed)?;

@@ -29,8 +29,6 @@ use std::error::Error as _;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
@@ -41,6 +39,7 @@ use thiserror::Error;
 use vipdp_core::prefix::Prefix;
 
 use crate::af_xdp::AfXdpPort;
+use crate::ending::wait_for_the_dead;
 use addresses::{NextHopsMap, TunnelsMap, Vips};
 
 pub use addresses::{NextHops, TunnelEnd, VIPS_MAX};
@@ -87,10 +86,6 @@ pub struct Counters {
     /// Packets to a VIP that the [`Offload`] handed to the kernel.
     pub offload_passed: u64,
 }
-
-/// How long what another process has may take to go: a program, or a lock, of one that was killed goes
-/// when the kernel has closed all that it had.
-pub(crate) const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why the program could not be attached or changed. The interface is as it was before, apart
 /// from [`Map`](Self::Map).
@@ -220,15 +215,8 @@ impl Program {
         let tunnels = TunnelsMap(typed("tunnels", take(&mut ebpf, "tunnels"))?);
         let offload = Some(take_offload(&mut ebpf)?);
         let xdp = verified(&mut ebpf)?;
-        let patience = Instant::now() + ENDS_WITHIN;
-        let (link, mode) = loop {
-            match link(xdp, interface, index, mode) {
-                Err(XdpError::AlreadyAttached { .. }) if Instant::now() < patience => {
-                    thread::sleep(ENDS_WITHIN / 100);
-                }
-                ended => break ended?,
-            }
-        };
+        let is_held = |error: &XdpError| matches!(error, XdpError::AlreadyAttached { .. });
+        let (link, mode) = wait_for_the_dead(|| link(xdp, interface, index, mode), is_held)?;
         let vips = service;
         Ok(Self { _link: link, mode, sockets, vips, next_hops: hops, tunnels, offload, frames })
     }
