@@ -59,23 +59,9 @@ fn a_vip_that_comes_and_goes_on_the_loopback_is_served_by_the_tap() {
                 };
                 wire.frames_until("reply", is_reply);
             }
-            let (vip, own) = (ip(VIPS[0]), ip(OWN[0]));
-            let replies = |frame: &[u8], address| {
-                arp(frame).is_some_and(|(reply, from, _)| reply && from == address)
-            };
-            wire.send(&arp_request(vip));
-            wire.send(&arp_request(own));
-            let frames = wire.frames_until("reply for its own", |frame| replies(frame, own));
-            assert!(!frames.iter().any(|frame| replies(frame, vip)), "{what}: {frames:02x?}");
-            let (vip, own) = (ip(VIPS[1]), ip(OWN[1]));
-            let advertises = |frame: &[u8], address| {
-                neighbor_discovery(frame)
-                    .is_some_and(|(kind, _, target)| kind == 136 && target == address)
-            };
-            wire.send(&neighbor_solicitation(vip));
-            wire.send(&neighbor_solicitation(own));
-            let frames = wire.frames_until("advertisement", |frame| advertises(frame, own));
-            assert!(!frames.iter().any(|frame| advertises(frame, vip)), "{what}: {frames:02x?}");
+            for (own, vip) in OWN.map(ip).into_iter().zip(VIPS.map(ip)) {
+                wire.assert_answers_for_own_alone(own, vip, what);
+            }
         };
         serve("on the loopback before the TAP was");
         on_loopback("del");

@@ -285,6 +285,17 @@ impl Wire {
             }
         }
     }
+
+    /// Asserts that the host says what its `own` address resolves to, and not what `vip` does.
+    #[track_caller]
+    pub fn assert_answers_for_own_alone(&self, own: IpAddr, vip: IpAddr, what: &str) {
+        // The kernel takes the two in this order: when the second is answered, the first will never
+        // be.
+        self.send(&question(vip));
+        self.send(&question(own));
+        let frames = self.frames_until("answer for its own", |frame| answers_for(frame, own));
+        assert!(!frames.iter().any(|frame| answers_for(frame, vip)), "{what}: {frames:02x?}");
+    }
 }
 
 /// Who sent an IP packet to whom, and the ports and the payload where it is UDP or TCP.
@@ -351,6 +362,23 @@ pub fn neighbor_discovery(frame: &[u8]) -> Option<(u8, IpAddr, IpAddr)> {
     let kind = icmp.type_u8();
     let target = <[u8; 16]>::try_from(icmp.slice().get(8..24)?).ok()?;
     matches!(kind, 135 | 136).then(|| (kind, packet(frame).unwrap().source, target.into()))
+}
+
+/// Whether a frame says what `address` resolves to.
+pub fn answers_for(frame: &[u8], address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => arp(frame).is_some_and(|(reply, from, _)| reply && from == address),
+        IpAddr::V6(_) => neighbor_discovery(frame)
+            .is_some_and(|(kind, _, target)| kind == 136 && target == address),
+    }
+}
+
+/// The peer's question for the MAC address of `target`.
+pub fn question(target: IpAddr) -> Vec<u8> {
+    match target {
+        IpAddr::V4(_) => arp_request(target),
+        IpAddr::V6(_) => neighbor_solicitation(target),
+    }
 }
 
 /// A broadcast ARP request of the peer for `target`.

@@ -28,8 +28,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use lab::{
-    DEADLINE, Lab, NIC, NIC_MAC, Packet, arp, arp_request, echo_request, ip, neighbor_discovery,
-    neighbor_solicitation, packet, run, tcp, udp, until, write,
+    DEADLINE, Lab, NIC, NIC_MAC, Packet, answers_for, arp, arp_request, echo_request, ip,
+    neighbor_discovery, packet, question, run, tcp, udp, until, write,
 };
 use vipdp_core::port::Host;
 use vipdp_core::prefix::Prefix;
@@ -105,43 +105,19 @@ fn the_kernel_answers_for_its_own_addresses_and_never_for_a_vip() {
     let lab = Lab::new("answer");
     let state = tempfile::tempdir().unwrap();
     let wire = lab.wire();
-    let (vip, own) = (ip(VIPS[0]), ip(OWN[0]));
-    let replies_for = |frames: &[Vec<u8>], address| {
-        frames
-            .iter()
-            .filter_map(|frame| arp(frame))
-            .any(|(reply, from, _)| reply && from == address)
-    };
+    let vip = ip(VIPS[0]);
 
     // Left to itself the kernel does answer for an address of another interface.
     run(&format!("ip -n {} addr add {vip}/32 dev lo", lab.host));
-    wire.send(&arp_request(vip));
-    wire.frames_until("reply", |frame| {
-        arp(frame).is_some_and(|(reply, from, _)| reply && from == vip)
-    });
+    wire.send(&question(vip));
+    wire.frames_until("reply", |frame| answers_for(frame, vip));
     run(&format!("ip -n {} addr del {vip}/32 dev lo", lab.host));
 
     lab.in_host(|| {
         let _applied = apply(&plan(state.path()));
-        // The kernel takes the two in this order: when the second is answered, the first will
-        // never be.
-        wire.send(&arp_request(vip));
-        wire.send(&arp_request(own));
-        let frames = wire.frames_until("reply for its own address", |frame| {
-            arp(frame).is_some_and(|(reply, from, _)| reply && from == own)
-        });
-        assert!(!replies_for(&frames, vip), "{frames:02x?}");
-
-        let (vip, own) = (ip(VIPS[1]), ip(OWN[1]));
-        wire.send(&neighbor_solicitation(vip));
-        wire.send(&neighbor_solicitation(own));
-        let frames = wire.frames_until("advertisement of its own address", |frame| {
-            neighbor_discovery(frame).is_some_and(|(kind, _, target)| kind == 136 && target == own)
-        });
-        let advertised = |frame: &Vec<u8>| {
-            neighbor_discovery(frame).is_some_and(|(kind, _, target)| kind == 136 && target == vip)
-        };
-        assert!(!frames.iter().any(advertised), "{frames:02x?}");
+        for (own, vip) in OWN.map(ip).into_iter().zip(VIPS.map(ip)) {
+            wire.assert_answers_for_own_alone(own, vip, "with the plan applied");
+        }
     });
 }
 

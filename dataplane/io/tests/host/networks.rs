@@ -27,35 +27,19 @@ fn the_kernel_answers_for_no_address_of_a_network_on_any_interface() {
     let state = tempfile::tempdir().unwrap();
     let (first, second) = (lab.wire(), lab.second_wire());
     let (vip, own) = (ip(INSIDE[0]), ip(OWN[0]));
-    let is_reply_for =
-        |frame: &[u8], address| arp(frame).is_some_and(|(reply, from, _)| reply && from == address);
 
     // Left to itself the kernel does answer for the host's networks.
     run(&format!("ip -n {} route add local {} dev lo table local", lab.host, NETWORKS[0]));
-    second.send(&arp_request(vip));
-    second.frames_until("reply", |frame| is_reply_for(frame, vip));
+    second.send(&question(vip));
+    second.frames_until("reply", |frame| answers_for(frame, vip));
     run(&format!("ip -n {} route del local {} dev lo table local", lab.host, NETWORKS[0]));
 
     lab.in_host(|| {
         let _applied = apply(&networks(state.path()));
         // The second one goes on answering for an IPv4 address of the first.
         for (wire, own6) in [(&first, OWN[1]), (&second, "2001:db8:7::2")] {
-            // The kernel takes them in this order: when the last is answered, the one before will
-            // never be.
-            wire.send(&arp_request(vip));
-            wire.send(&arp_request(own));
-            let frames = wire.frames_until("reply", |frame| is_reply_for(frame, own));
-            assert!(!frames.iter().any(|frame| is_reply_for(frame, vip)), "{frames:02x?}");
-
-            let (vip, own) = (ip(INSIDE[1]), ip(own6));
-            let advertises = |frame: &[u8], address| {
-                neighbor_discovery(frame)
-                    .is_some_and(|(kind, _, target)| kind == 136 && target == address)
-            };
-            wire.send(&neighbor_solicitation(vip));
-            wire.send(&neighbor_solicitation(own));
-            let frames = wire.frames_until("advertisement", |frame| advertises(frame, own));
-            assert!(!frames.iter().any(|frame| advertises(frame, vip)), "{frames:02x?}");
+            wire.assert_answers_for_own_alone(own, vip, "IPv4");
+            wire.assert_answers_for_own_alone(ip(own6), ip(INSIDE[1]), "IPv6");
         }
     });
 }
