@@ -4,6 +4,7 @@
 //! workers and reads the newest snapshot once per burst. Nothing in it allocates, locks, logs or
 //! reads a clock: the caller passes the time in, once per burst.
 
+mod egress;
 mod tunnels;
 
 use std::hint::black_box;
@@ -15,7 +16,7 @@ use crossbeam::queue::ArrayQueue;
 use crate::anycast::{Anycast, Steering};
 use crate::bucket::Bucket;
 use crate::counters::{Count, WorkerCounters};
-use crate::decide::{self, Decision, EgressVerdict, Lookup, Now};
+use crate::decide::{self, Decision, Lookup, Now};
 use crate::flow::{FlowKey, FlowTable, Inserted};
 use crate::limit::Limiter;
 use crate::parse::{ParseError, Parsed, Payload, parse};
@@ -362,46 +363,6 @@ impl<P: Port, H: Host> Worker<P, H> {
             Ingress::SharedMac(_) => unreachable!("the shared-mac mode marks no frames"),
         };
         self.forward(service, frame, slot, VirtualMac::Mark(own, mark).mac(cluster));
-    }
-
-    /// Takes a burst of frames that the host sends and queues those that may leave.
-    fn take_from_host(&mut self, snapshot: &Snapshot, now: Now) -> usize {
-        let service = &*snapshot.service;
-        let room_for_tag = service.vlan.map_or(0, |_| ethernet::TAG_LEN);
-        for taken in 0..BURST {
-            let Some(mut frame) = self.port.alloc() else { return taken };
-            let buffer = self.port.buffer_mut(&mut frame);
-            let Some(len) = self.host.take(&mut buffer[room_for_tag..]) else {
-                self.port.recycle(frame);
-                return taken;
-            };
-            self.counters.add(Count::FromHost, 1);
-            let verdict = match parse(&buffer[room_for_tag..room_for_tag + len]) {
-                Ok(parsed) => decide::decide_egress(snapshot, &self.shared.flows, now, &parsed),
-                Err(error) => EgressVerdict::Drop(DropReason::Malformed(error)),
-            };
-            match verdict {
-                EgressVerdict::Transmit(to) => self.send_for_host(service, frame, len, to),
-                EgressVerdict::Drop(reason) => self.drop_frame(frame, reason),
-                EgressVerdict::Unresolved(next_hop) => {
-                    // Full means that the control thread has enough to do.
-                    let _ = self.shared.unresolved.push(next_hop);
-                    self.drop_frame(frame, DropReason::NoNeighbor);
-                }
-            }
-        }
-        BURST
-    }
-
-    fn send_for_host(&mut self, service: &Service, mut frame: P::Frame, len: usize, to: MacAddr) {
-        let buffer = self.port.buffer_mut(&mut frame);
-        let len = match service.vlan {
-            Some(vlan) => rewrite::push_tag(&mut buffer[..ethernet::TAG_LEN + len], vlan),
-            None => len,
-        };
-        rewrite::set_link_addresses(buffer, to, service.own_mac);
-        self.port.set_len(&mut frame, len);
-        self.outgoing.push(frame);
     }
 
     fn transmit(&mut self) {

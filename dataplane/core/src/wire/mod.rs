@@ -22,5 +22,6 @@ pub mod ndp;
 pub mod protocol;
 pub mod tcp;
 pub mod udp;
+pub mod vnet;
 
 pub use error::ParseError;
