@@ -23,11 +23,12 @@ use vipdp_core::counters::WorkerCounters;
 use vipdp_core::flow::FlowTable;
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::memory::MemoryPort;
-use vipdp_core::port::{BURST, Host, Refused};
+use vipdp_core::port::{BURST, Host, Refused, SuperPackets, Taken};
 use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, SharedMac, Snapshot, Vips};
 use vipdp_core::tiered::{Owners, PreviousOwners, Search, Tiered, TieredMac, VirtualMac};
 use vipdp_core::wire::protocol::{TCP, UDP};
+use vipdp_core::wire::vnet::Offload;
 use vipdp_core::worker::{Shared, Worker};
 
 /// Bursts that are prepared and sent over and over: 16,384 frames, of as many clients.
@@ -51,12 +52,16 @@ const PEER_PATH: PeerPath = PeerPath {
 struct Sink;
 
 impl Host for Sink {
-    fn deliver(&mut self, _frame: &[u8]) -> Result<(), Refused> {
+    fn deliver(&mut self, _offload: Offload, _pieces: &[&[u8]]) -> Result<(), Refused> {
         Ok(())
     }
 
-    fn take(&mut self, _buffer: &mut [u8]) -> Option<usize> {
+    fn take(&mut self, _buffer: &mut [u8]) -> Option<Taken> {
         None
+    }
+
+    fn super_packets(&self) -> SuperPackets {
+        SuperPackets::NONE
     }
 }
 

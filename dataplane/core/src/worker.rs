@@ -5,6 +5,7 @@
 //! reads a clock: the caller passes the time in, once per burst.
 
 mod egress;
+mod pass;
 mod tunnels;
 
 use std::hint::black_box;
@@ -20,7 +21,7 @@ use crate::decide::{self, Decision, Lookup, Now};
 use crate::flow::{FlowKey, FlowTable, Inserted};
 use crate::limit::Limiter;
 use crate::parse::{ParseError, Parsed, Payload, parse};
-use crate::port::{BURST, Host, Port, Refused};
+use crate::port::{BURST, Host, Port};
 use crate::reply::{self, Place};
 use crate::rewrite;
 use crate::slot::Slot;
@@ -259,28 +260,6 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     fn drop_frame(&mut self, frame: P::Frame, reason: DropReason) {
         self.counters.dropped(reason);
-        self.port.recycle(frame);
-    }
-
-    /// Hands the frame to the host: addressed to the host, or TCP would take it for somebody
-    /// else's, and without its tag.
-    fn pass(&mut self, service: &Service, mut frame: P::Frame, parsed: &Parsed) {
-        let len = self.port.bytes(&frame).len();
-        if len - usize::from(parsed.network_offset) > usize::from(service.host_mtu) {
-            return self.drop_frame(frame, DropReason::HostTooLong);
-        }
-        let buffer = &mut self.port.buffer_mut(&mut frame)[..len];
-        let start = if usize::from(parsed.network_offset) > ethernet::HEADER_LEN {
-            rewrite::strip_tag(buffer)
-        } else {
-            0
-        };
-        rewrite::set_link_addresses(&mut buffer[start..], service.host_mac, parsed.src);
-        match self.host.deliver(&buffer[start..]) {
-            Ok(()) => self.counters.add(Count::Passed, 1),
-            Err(Refused::Full) => self.counters.dropped(DropReason::HostFull),
-            Err(Refused::TooLong) => self.counters.dropped(DropReason::HostTooLong),
-        }
         self.port.recycle(frame);
     }
 

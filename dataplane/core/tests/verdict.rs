@@ -566,7 +566,7 @@ fn the_host_sends_by_way_of_the_worker_with_egress_tap() {
             // Long enough to need no padding.
             let syn = [tcp(5000, 853, SYN), vec![0; 20]].concat();
             let open = ip(vip(foreign), foreign, 6, &syn);
-            node.worker.host_mut().outgoing.push_back(ip_frame(from_host, &open));
+            node.worker.host_mut().send(ip_frame(from_host, &open));
             assert_eq!(node.worker.poll_once(NOW_NS), 1);
             assert_eq!(node.worker.port_mut().sent.pop(), Some(ip_frame(on_wire, &open)));
             let answer = ip(foreign, vip(foreign), 6, &tcp(853, 5000, SYN | ACK));
@@ -574,7 +574,7 @@ fn the_host_sends_by_way_of_the_worker_with_egress_tap() {
 
             // A datagram likewise.
             let ask = ip(vip(foreign), foreign, 17, &udp(5000, DNS, 40));
-            node.worker.host_mut().outgoing.push_back(ip_frame(from_host, &ask));
+            node.worker.host_mut().send(ip_frame(from_host, &ask));
             node.worker.poll_once(NOW_NS);
             assert_eq!(node.worker.port_mut().sent.pop(), Some(ip_frame(on_wire, &ask)));
             let answer = ip(foreign, vip(foreign), 17, &udp(DNS, 5000, 40));
@@ -582,12 +582,12 @@ fn the_host_sends_by_way_of_the_worker_with_egress_tap() {
 
             // From another address, or to a next hop that is not resolved.
             let other = ip(router(family), foreign, 17, &udp(5000, DNS, 40));
-            node.worker.host_mut().outgoing.push_back(ip_frame(from_host, &other));
+            node.worker.host_mut().send(ip_frame(from_host, &other));
             node.worker.poll_once(NOW_NS);
             assert_eq!(node.counters.drops(DropReason::NotFromVip), 1);
             node.service.egress.as_mut().unwrap().neighbors = [].into();
             node.publish();
-            node.worker.host_mut().outgoing.push_back(ip_frame(from_host, &ask));
+            node.worker.host_mut().send(ip_frame(from_host, &ask));
             node.worker.poll_once(NOW_NS);
             assert_eq!(node.counters.drops(DropReason::NoNeighbor), 1);
             assert_eq!(node.worker.port_mut().sent, Vec::<Vec<u8>>::new());

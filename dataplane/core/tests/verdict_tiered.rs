@@ -735,7 +735,7 @@ fn of_what_the_host_opens_only_connections_are_tracked() {
         let syn = ip(vip(client), client, 6, &[tcp(5000, 853, SYN), vec![0; 20]].concat());
         let ask = ip(vip(client), client, 17, &udp(5000, DNS, 40));
         for packet in [&syn, &ask] {
-            member.worker.host_mut().outgoing.push_back(ip_frame(from_host, packet));
+            member.worker.host_mut().send(ip_frame(from_host, packet));
             assert_eq!(member.worker.poll_once(NOW_NS), 1);
             assert_eq!(member.worker.port_mut().sent.pop(), Some(ip_frame(on_wire, packet)));
         }

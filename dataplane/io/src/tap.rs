@@ -8,16 +8,19 @@
 //!
 //! It belongs to the process: when the last queue is closed, by an orderly end or by SIGKILL, the
 //! kernel removes the interface and with it the VIPs, its settings and the routes through it.
-//! A write is a frame's way into the stack, done in the caller's context when `write` returns.
+//! A write is a frame's way into the stack, done in the caller's context when `write` returns. In front
+//! of each frame, either way, lies a [`vnet`] header: several packets of one flow can go as one, which
+//! costs the stack little more than a single one.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use vipdp_core::port::{Host, Refused};
+use vipdp_core::port::{Host, PIECES_MAX, Refused, SuperPackets, Taken};
+use vipdp_core::wire::vnet::{self, Offload};
 
 /// Where the kernel hands out TAPs.
 const DEVICE: &str = "/dev/net/tun";
@@ -73,12 +76,22 @@ pub enum TapError {
     },
 }
 
+/// What the host may leave to us: checksums, and the cutting of TCP and of UDP (`TUN_F_*` in the
+/// kernel's include/uapi/linux/if_tun.h). Linux knows UDP from 6.2 on.
+const OFFLOAD_TCP: libc::c_uint = 0x01 | 0x02 | 0x04 | 0x08;
+const OFFLOAD_UDP: libc::c_uint = 0x01 | 0x20 | 0x40;
+
 mod ioctl {
     nix::ioctl_write_ptr_bad!(
         /// Makes the file a queue of the interface that the request describes.
         tun_set_iff,
         nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
         libc::ifreq
+    );
+    nix::ioctl_write_int_bad!(
+        /// Says what the host may leave to us.
+        tun_set_offload,
+        nix::request_code_write!(b'T', 208, size_of::<libc::c_uint>())
     );
 }
 
@@ -109,7 +122,7 @@ fn request(name: &str, queues: usize) -> Result<libc::ifreq, TapError> {
     if !(1..=QUEUES_MAX).contains(&queues) {
         return Err(TapError::Queues { name: name.into(), queues });
     }
-    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI;
+    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     if queues > 1 {
         flags |= libc::IFF_MULTI_QUEUE;
     }
@@ -125,10 +138,12 @@ fn request(name: &str, queues: usize) -> Result<libc::ifreq, TapError> {
 #[derive(Debug)]
 pub struct TapQueue {
     file: File,
+    super_packets: SuperPackets,
 }
 
 impl TapQueue {
     fn attach(name: &str, request: &libc::ifreq, first: bool) -> Result<Self, TapError> {
+        let create_error = |source| TapError::Create { name: name.into(), source };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -146,12 +161,46 @@ impl TapQueue {
         // SAFETY: the descriptor is open, and `request` is an initialised ifreq with a name that
         // ends in a zero byte; the kernel reads it and keeps no pointer.
         match unsafe { ioctl::tun_set_iff(file.as_raw_fd(), &raw const request) } {
-            Ok(_) => Ok(Self { file: closed_early(file) }),
+            Ok(_) => {
+                let mut queue =
+                    Self { file: closed_early(file), super_packets: SuperPackets::NONE };
+                queue.find_super_packets().map_err(create_error)?;
+                Ok(queue)
+            }
             Err(Errno::EBUSY | Errno::EEXIST) if first => {
                 Err(TapError::Exists { name: name.into() })
             }
-            Err(errno) => Err(TapError::Create { name: name.into(), source: errno.into() }),
+            Err(errno) => Err(create_error(errno.into())),
         }
+    }
+
+    /// Finds out which super-packets this kernel takes: those that it would also give.
+    fn find_super_packets(&mut self) -> io::Result<()> {
+        let tcp = self.set_offload(OFFLOAD_TCP).is_ok();
+        let udp = self.set_offload(OFFLOAD_UDP).is_ok();
+        self.set_offload(0)?;
+        self.super_packets = SuperPackets { tcp, udp };
+        Ok(())
+    }
+
+    /// Lets the host send super-packets, of those kinds that the kernel knows, and leave checksums to
+    /// us. It holds for all queues of the TAP.
+    ///
+    /// # Errors
+    /// When the TAP is gone.
+    pub fn ask_for_super_packets(&self) -> io::Result<()> {
+        self.set_offload(OFFLOAD_TCP | OFFLOAD_UDP).or_else(|_| self.set_offload(OFFLOAD_TCP))
+    }
+
+    /// Takes no super-packets from now on: each packet comes as a frame of its own.
+    pub fn refuse_super_packets(&mut self) {
+        self.super_packets = SuperPackets::NONE;
+    }
+
+    fn set_offload(&self, offload: libc::c_uint) -> io::Result<()> {
+        // SAFETY: the descriptor is open; the request takes a number and no pointer.
+        unsafe { ioctl::tun_set_offload(self.file.as_raw_fd(), offload as libc::c_int) }?;
+        Ok(())
     }
 }
 
@@ -167,16 +216,44 @@ fn closed_early(file: File) -> File {
 
 impl Host for TapQueue {
     /// Writes the frame to the TAP. An interface that is down or gone refuses as a full one does.
-    fn deliver(&mut self, frame: &[u8]) -> Result<(), Refused> {
-        match nix::unistd::write(&self.file, frame) {
+    #[inline]
+    fn deliver(&mut self, offload: Offload, pieces: &[&[u8]]) -> Result<(), Refused> {
+        assert!(pieces.len() <= PIECES_MAX, "{} pieces of a frame", pieces.len());
+        let header = offload.header();
+        let written = match pieces {
+            [frame] => self.file.write_vectored(&[IoSlice::new(&header), IoSlice::new(frame)]),
+            _ => {
+                let mut slices = [IoSlice::new(&header); 1 + PIECES_MAX];
+                for (slice, piece) in slices[1..].iter_mut().zip(pieces) {
+                    *slice = IoSlice::new(piece);
+                }
+                self.file.write_vectored(&slices[..1 + pieces.len()])
+            }
+        };
+        match written {
             Ok(_) => Ok(()),
-            Err(Errno::EINVAL | Errno::EMSGSIZE) => Err(Refused::TooLong),
-            Err(_) => Err(Refused::Full),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EINVAL | Errno::EMSGSIZE) => Err(Refused::TooLong),
+                _ => Err(Refused::Full),
+            },
         }
     }
 
-    fn take(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        self.file.read(buffer).ok().filter(|&length| length > 0)
+    fn take(&mut self, buffer: &mut [u8]) -> Option<Taken> {
+        let mut header = [0; vnet::HEADER_LEN];
+        loop {
+            let slices = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
+            let read = self.file.read_vectored(slices).ok()?;
+            let len = read.checked_sub(vnet::HEADER_LEN).filter(|&len| len > 0)?;
+            // The kernel says nothing there that it was not asked to say.
+            if let Ok(offload) = Offload::of_header(&header) {
+                return Some(Taken { len, offload });
+            }
+        }
+    }
+
+    fn super_packets(&self) -> SuperPackets {
+        self.super_packets
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::{BURST, HEADROOM, Host, Port, Refused};
+use super::{BURST, HEADROOM, Host, PIECES_MAX, Port, Refused, SuperPackets, Taken};
+use crate::wire::vnet::Offload;
 
 /// Length of a frame's buffer, headroom included: that of the AF_XDP port.
 const BUFFER_LEN: usize = 2048;
@@ -139,25 +140,42 @@ impl Port for MemoryPort {
 pub struct MemoryHost {
     /// Frames that were delivered, oldest first.
     pub delivered: Vec<Vec<u8>>,
-    /// Frames that the host sends, oldest first.
-    pub outgoing: VecDeque<Vec<u8>>,
+    /// What each of these carried beside it.
+    pub offloads: Vec<Offload>,
+    /// Frames that the host sends, oldest first, and what they carry beside them.
+    pub outgoing: VecDeque<(Offload, Vec<u8>)>,
     /// How many further frames it takes before it is full; `None` for any number.
     pub room: Option<usize>,
+    /// What it takes of several packets as one.
+    pub super_packets: SuperPackets,
+}
+
+impl MemoryHost {
+    /// Lets the host send a frame of one packet, complete with its checksums.
+    pub fn send(&mut self, frame: Vec<u8>) {
+        self.outgoing.push_back((Offload::default(), frame));
+    }
 }
 
 impl Host for MemoryHost {
-    fn deliver(&mut self, frame: &[u8]) -> Result<(), Refused> {
+    fn deliver(&mut self, offload: Offload, pieces: &[&[u8]]) -> Result<(), Refused> {
+        assert!(pieces.len() <= PIECES_MAX, "{} pieces", pieces.len());
         if let Some(room) = &mut self.room {
             *room = room.checked_sub(1).ok_or(Refused::Full)?;
         }
-        self.delivered.push(frame.to_vec());
+        self.delivered.push(pieces.concat());
+        self.offloads.push(offload);
         Ok(())
     }
 
-    fn take(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        let frame = self.outgoing.pop_front()?;
+    fn take(&mut self, buffer: &mut [u8]) -> Option<Taken> {
+        let (offload, frame) = self.outgoing.pop_front()?;
         let len = frame.len().min(buffer.len());
         buffer[..len].copy_from_slice(&frame[..len]);
-        Some(len)
+        Some(Taken { len, offload })
+    }
+
+    fn super_packets(&self) -> SuperPackets {
+        self.super_packets
     }
 }

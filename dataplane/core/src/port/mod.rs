@@ -18,6 +18,8 @@
 
 pub mod memory;
 
+use crate::wire::vnet::Offload;
+
 /// Frames that are taken from a port at once, and the unit that a worker decides on.
 ///
 /// 64: two cache lines of descriptors; above it the batch's headers no longer stay in L1 beside
@@ -77,14 +79,53 @@ pub trait Port {
     fn housekeeping(&mut self);
 }
 
+/// Pieces of a frame that a host takes at once: one for the headers, and one for each payload of a burst.
+pub const PIECES_MAX: usize = BURST + 1;
+
 /// The host's stack, by way of a TAP.
 pub trait Host {
-    /// Hands one Ethernet frame to the host.
-    fn deliver(&mut self, frame: &[u8]) -> Result<(), Refused>;
+    /// Hands an Ethernet frame to the host, of at most 14 + 65,535 bytes: those of `pieces`, one after
+    /// another. With `offload.segments` it is a super-packet: several packets of one flow as one, of a
+    /// kind that the host takes.
+    ///
+    /// # Panics
+    /// With more than [`PIECES_MAX`] pieces.
+    fn deliver(&mut self, offload: Offload, pieces: &[&[u8]]) -> Result<(), Refused>;
 
-    /// Takes one Ethernet frame from the host into `buffer` and returns its length; `None` when
-    /// there is none. A frame longer than `buffer` is cut by the kernel.
-    fn take(&mut self, buffer: &mut [u8]) -> Option<usize>;
+    /// Hands one Ethernet frame to the host that holds one packet, complete with its checksums.
+    fn deliver_frame(&mut self, frame: &[u8]) -> Result<(), Refused> {
+        self.deliver(Offload::default(), &[frame])
+    }
+
+    /// Takes one Ethernet frame from the host into `buffer`; `None` when there is none. A frame longer
+    /// than `buffer` is cut by the kernel.
+    fn take(&mut self, buffer: &mut [u8]) -> Option<Taken>;
+
+    /// Which super-packets the host takes.
+    fn super_packets(&self) -> SuperPackets;
+}
+
+/// A frame that the host sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Its length, in bytes.
+    pub len: usize,
+    /// What is left to do to it.
+    pub offload: Offload,
+}
+
+/// Kinds of super-packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SuperPackets {
+    /// Of TCP segments.
+    pub tcp: bool,
+    /// Of UDP datagrams.
+    pub udp: bool,
+}
+
+impl SuperPackets {
+    /// None at all.
+    pub const NONE: Self = Self { tcp: false, udp: false };
 }
 
 /// The host did not take a frame.

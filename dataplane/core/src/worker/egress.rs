@@ -4,7 +4,7 @@ use super::Worker;
 use crate::counters::Count;
 use crate::decide::{self, EgressVerdict, Now};
 use crate::parse::parse;
-use crate::port::{BURST, Host, Port};
+use crate::port::{BURST, Host, Port, Taken};
 use crate::rewrite;
 use crate::snapshot::{Service, Snapshot};
 use crate::verdict::DropReason;
@@ -18,7 +18,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         for taken in 0..BURST {
             let Some(mut frame) = self.port.alloc() else { return taken };
             let buffer = self.port.buffer_mut(&mut frame);
-            let Some(len) = self.host.take(&mut buffer[room_for_tag..]) else {
+            let Some(Taken { len, .. }) = self.host.take(&mut buffer[room_for_tag..]) else {
                 self.port.recycle(frame);
                 return taken;
             };

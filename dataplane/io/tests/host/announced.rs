@@ -12,7 +12,7 @@ fn on_lo() -> String {
 /// A client's question to the VIP is answered by the host.
 fn assert_served(queue: &mut TapQueue, wire: &lab::Wire, tap: MacAddr, at: usize, vip: IpAddr) {
     let (client, socket) = (ip(CLIENTS[at]), udp_socket(vip));
-    queue.deliver(&udp(tap, (client, 40_000), (vip, 53), b"query")).unwrap();
+    queue.deliver_frame(&udp(tap, (client, 40_000), (vip, 53), b"query")).unwrap();
     let (_, from) = socket.recv_from(&mut [0; 64]).unwrap();
     socket.send_to(b"response", from).unwrap();
     let frames = wire.frames_until("the reply", |frame| {

@@ -48,7 +48,7 @@ fn a_vip_that_comes_and_goes_on_the_loopback_is_served_by_the_tap() {
                 VIPS.map(ip).into_iter().zip(CLIENTS.map(ip)).zip(&sockets)
             {
                 let query = udp(guard.tap().mac, (client, 40_000), (vip, 53), b"query");
-                queue.deliver(&query).unwrap();
+                queue.deliver_frame(&query).unwrap();
                 let mut buffer = [0; 64];
                 let (_, from) = socket.recv_from(&mut buffer).unwrap_or_else(|error| {
                     panic!("{what}, {vip}: {error}");

@@ -131,7 +131,7 @@ fn datagrams_through_the_tap_are_answered_by_the_nic_and_the_host_never_asks_as_
         for (vip, client) in VIPS.map(ip).into_iter().zip(CLIENTS.map(ip)) {
             let socket = udp_socket(vip);
             // A large port: the kernel must not take the reply for somebody else's.
-            queue.deliver(&udp(guard.tap().mac, (client, 40_000), (vip, 53), b"query")).unwrap();
+            queue.deliver_frame(&udp(guard.tap().mac, (client, 40_000), (vip, 53), b"query")).unwrap();
             let mut buffer = [0; 64];
             let (length, from) = socket.recv_from(&mut buffer).unwrap();
             assert_eq!((&buffer[..length], from), (&b"query"[..], SocketAddr::new(client, 40_000)));
@@ -169,13 +169,13 @@ fn tcp_connections_through_the_tap_are_established() {
         for (vip, client) in VIPS.map(ip).into_iter().zip(CLIENTS.map(ip)) {
             let listener = TcpListener::bind((vip, 80)).unwrap();
             let (mac, client, service) = (guard.tap().mac, (client, 40_001), (vip, 80));
-            queue.deliver(&tcp(mac, client, service, 1_000, None)).unwrap();
+            queue.deliver_frame(&tcp(mac, client, service, 1_000, None)).unwrap();
             let syn_ack = |frame: &[u8]| packet(frame).and_then(|one| one.syn_ack);
             let frames = wire.frames_until("SYN-ACK", |frame| syn_ack(frame).is_some());
             let reply = packet(frames.last().unwrap()).unwrap();
             assert_eq!((reply.source, reply.source_mac), (vip, NIC_MAC));
             let acknowledged = reply.syn_ack.unwrap().wrapping_add(1);
-            queue.deliver(&tcp(mac, client, service, 1_001, Some(acknowledged))).unwrap();
+            queue.deliver_frame(&tcp(mac, client, service, 1_001, Some(acknowledged))).unwrap();
             // The frame was processed when `deliver` returned.
             listener.set_nonblocking(true).unwrap();
             let (_, from) = listener.accept().unwrap();
@@ -195,7 +195,7 @@ fn clients_pass_where_the_host_filters_by_reverse_path() {
         let (mut queue, guard) = apply(&plan(state.path()));
         let (vip, client) = (ip(VIPS[0]), ip(CLIENTS[0]));
         let socket = udp_socket(vip);
-        queue.deliver(&udp(guard.tap().mac, (client, 40_000), (vip, 53), b"query")).unwrap();
+        queue.deliver_frame(&udp(guard.tap().mac, (client, 40_000), (vip, 53), b"query")).unwrap();
         let mut buffer = [0; 64];
         assert_eq!(socket.recv_from(&mut buffer).unwrap().1, SocketAddr::new(client, 40_000));
         assert_eq!(read("/proc/sys/net/ipv4/conf/all/rp_filter"), "1", "not ours to change");
@@ -288,7 +288,7 @@ fn the_stack_takes_no_vip_packet_from_the_nic() {
                 wire.frames_until("echo reply", |frame| {
                     packet(frame).is_some_and(|one| one.source == ip(OWN[at]))
                 });
-                queue.deliver(&udp(guard.tap().mac, client, (vip, 53), b"through it")).unwrap();
+                queue.deliver_frame(&udp(guard.tap().mac, client, (vip, 53), b"through it")).unwrap();
                 let mut buffer = [0; 64];
                 let (length, _) = socket.recv_from(&mut buffer).unwrap();
                 assert_eq!(&buffer[..length], b"through it", "{mac}");
@@ -484,12 +484,12 @@ fn replies_leave_by_the_tap_where_the_plan_says_so() {
         let mut buffer = [0; 2048];
         for (at, vip) in VIPS.map(ip).into_iter().enumerate() {
             let (client, socket) = (ip(CLIENTS[at]), udp_socket(vip));
-            queue.deliver(&udp(tap, (client, 40_000), (vip, 53), b"query")).unwrap();
+            queue.deliver_frame(&udp(tap, (client, 40_000), (vip, 53), b"query")).unwrap();
             let (_, from) = socket.recv_from(&mut buffer).unwrap();
             socket.send_to(b"response", from).unwrap();
             // The kernel queued it before `send_to` returned.
             let reply =
-                std::iter::from_fn(|| queue.take(&mut buffer).map(|n| packet(&buffer[..n])))
+                std::iter::from_fn(|| queue.take(&mut buffer).map(|taken| packet(&buffer[..taken.len])))
                     .flatten()
                     .find(|one| one.ports == Some((53, 40_000)))
                     .expect("the reply");
@@ -577,7 +577,7 @@ fn a_tap_has_queues_of_its_own_and_ends_with_them() {
         assert!(matches!(Tap::create(TAP, 2), Err(TapError::Exists { .. })));
         // Down, it takes nothing, and that is no fault of the frame.
         let frame = udp(MacAddr([2; 6]), (ip(CLIENTS[0]), 1), (ip(VIPS[0]), 2), b"");
-        assert_eq!(queues[1].deliver(&frame), Err(vipdp_core::port::Refused::Full));
+        assert_eq!(queues[1].deliver_frame(&frame), Err(vipdp_core::port::Refused::Full));
         assert_eq!(queues[1].take(&mut [0; 64]), None);
         drop(queues);
         until("the TAP to go", || Link::read(TAP).is_err());
