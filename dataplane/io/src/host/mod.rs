@@ -59,7 +59,7 @@ use crate::link::{Link, LinkError, NetlinkError};
 use crate::xdp::NextHops;
 use changes::Changes;
 use setting::{Area, Setting};
-use state::{Announced, Change, Network, Rule, StateFile};
+use state::{Announced, Change, Left, Network, Rule, StateFile};
 
 /// Settings of NAPI under busy polling: interrupts stay off for so many empty polls, and the
 /// timer polls after so many nanoseconds if the worker does not (DESIGN.md, section 6).
@@ -97,6 +97,17 @@ pub enum HostError {
         interface: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The changes were made in another network namespace.
+    #[error(
+        "{path}: the changes were made in network namespace {namespace}; clean up there, or remove \
+         the file if that namespace is gone"
+    )]
+    Elsewhere {
+        /// The state file.
+        path: PathBuf,
+        /// The namespace, as the kernel names it: `net:[4026531840]`.
+        namespace: String,
     },
     /// A setting cannot be read or written.
     #[error("{setting}: {source}")]
@@ -257,15 +268,24 @@ impl HostPlan {
                 return Err(HostError::NextHopOnNic { next_hop: own, interface: nic.name });
             }
         }
-        let (mut file, is_left) = StateFile::open(&self.state_dir, &self.interface)?;
-        if is_left {
-            let mut report = Report::default();
-            changes.undo(&file.state, &mut report);
-            report.log();
-            if !report.failed.is_empty() {
-                let (interface, failed) = (nic.name, report.failed.join("; "));
-                return Err(HostError::Left { interface, failed });
+        let (mut file, left) = StateFile::open(&self.state_dir, &self.interface)?;
+        match left {
+            Left::Nothing => {}
+            Left::Here => {
+                let mut report = Report::default();
+                changes.undo(&file.state, &mut report);
+                report.log();
+                if !report.failed.is_empty() {
+                    let (interface, failed) = (nic.name, report.failed.join("; "));
+                    return Err(HostError::Left { interface, failed });
+                }
             }
+            // A container that was killed comes back in a new namespace: the old one went with it.
+            Left::Elsewhere => tracing::warn!(
+                "{} told of changes in network namespace {}, taken to be gone: it is written anew",
+                file.path().display(),
+                file.namespace()
+            ),
         }
         file.begin()?;
         let mut guard = HostGuard { changes, file: Some(file), tap };
@@ -517,16 +537,24 @@ impl Drop for HostGuard {
 /// Undoes what a killed vipdp left on the host.
 ///
 /// # Errors
-/// When a vipdp serves the interface now, or the state file cannot be read or removed.
+/// When a vipdp serves the interface now, the changes were made in another network namespace, or the state
+/// file cannot be read or removed.
 pub fn cleanup(state_dir: &Path, interface: &str) -> Result<Report, HostError> {
     let mut report = Report::default();
     if !state_dir.exists() {
         return Ok(report);
     }
-    let (file, is_left) = StateFile::open(state_dir, interface)?;
-    if is_left {
-        Changes::new()?.undo(&file.state, &mut report);
-        report.log();
+    let (file, left) = StateFile::open(state_dir, interface)?;
+    match left {
+        Left::Nothing => {}
+        Left::Here => {
+            Changes::new()?.undo(&file.state, &mut report);
+            report.log();
+        }
+        Left::Elsewhere => {
+            let (path, namespace) = (file.path().to_owned(), file.namespace().to_owned());
+            return Err(HostError::Elsewhere { path, namespace });
+        }
     }
     if report.failed.is_empty() {
         file.remove()?;

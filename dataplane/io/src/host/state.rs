@@ -33,6 +33,9 @@ pub(super) struct State {
     format: u32,
     /// Changes do not outlive a boot, but the file may: it tells which boot they were of.
     boot: String,
+    /// The network namespace they were made in. Files of older programs do not tell.
+    #[serde(default)]
+    namespace: Option<String>,
     pid: u32,
     pub(super) settings: Vec<Change>,
     pub(super) rules: Vec<Rule>,
@@ -97,6 +100,26 @@ impl fmt::Display for Rule {
     }
 }
 
+/// What an earlier process left in a state file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Nothing that outlived it.
+    Nothing,
+    /// Changes to this host.
+    Here,
+    /// Changes to the interface of that name in another network namespace. Where the namespace is gone, they are
+    /// too: only somebody who knows can tell.
+    Elsewhere,
+}
+
+/// The link that names the network namespace of the calling thread (namespaces(7)).
+const NAMESPACE: &str = "/proc/thread-self/ns/net";
+
+/// The network namespace of the calling thread, as the kernel names it: `net:[4026531840]`.
+fn namespace() -> io::Result<String> {
+    Ok(fs::read_link(NAMESPACE)?.to_string_lossy().into_owned())
+}
+
 /// The state file of one interface, locked.
 #[derive(Debug)]
 pub(super) struct StateFile {
@@ -108,9 +131,7 @@ pub(super) struct StateFile {
 
 impl StateFile {
     /// Locks the interface's state file, and reads what an earlier process left in it.
-    ///
-    /// The flag is true when something was left.
-    pub(super) fn open(directory: &Path, interface: &str) -> Result<(Self, bool), HostError> {
+    pub(super) fn open(directory: &Path, interface: &str) -> Result<(Self, Left), HostError> {
         let failed = |path: &Path, source| HostError::State { path: path.to_owned(), source };
         DirBuilder::new()
             .recursive(true)
@@ -135,22 +156,41 @@ impl StateFile {
                 reason,
             })?),
         };
+        let namespace = namespace().map_err(|source| failed(Path::new(NAMESPACE), source))?;
         let left = left.filter(|state| state.boot == boot);
-        let is_left = left.is_some();
+        let found = match &left {
+            None => Left::Nothing,
+            Some(State { namespace: Some(of), .. }) if *of != namespace => Left::Elsewhere,
+            Some(_) => Left::Here,
+        };
         let new = State {
             format: FORMAT,
             boot,
+            namespace: Some(namespace),
             pid: std::process::id(),
             settings: Vec::new(),
             rules: Vec::new(),
             blackholes: Vec::new(),
             announced: None,
         };
-        Ok((Self { path, lock_path, _lock: lock, state: left.unwrap_or(new) }, is_left))
+        Ok((Self { path, lock_path, _lock: lock, state: left.unwrap_or(new) }, found))
+    }
+
+    /// The network namespace that the file tells of, as the kernel names it.
+    pub(super) fn namespace(&self) -> &str {
+        self.state.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Forgets what an earlier process left; to be called when it has been undone.
     pub(super) fn begin(&mut self) -> Result<(), HostError> {
+        let namespace =
+            namespace().map_err(|source| HostError::State { path: NAMESPACE.into(), source })?;
+        self.state.namespace = Some(namespace);
         self.state.settings.clear();
         self.state.rules.clear();
         self.state.blackholes.clear();
@@ -252,8 +292,8 @@ mod tests {
 
     /// Opens the state file of an interface and records one change.
     fn recorded(directory: &Path) -> StateFile {
-        let (mut file, is_left) = StateFile::open(directory, "nic0").unwrap();
-        assert!(!is_left);
+        let (mut file, left) = StateFile::open(directory, "nic0").unwrap();
+        assert_eq!(left, Left::Nothing);
         file.begin().unwrap();
         file.state.settings.push(Change {
             setting: Setting::new(Area::Ipv4, "nic0", "arp_ignore"),
@@ -265,7 +305,7 @@ mod tests {
     }
 
     /// Replaces `from` in the file that a dead process left, and opens it.
-    fn reopened(from: &str, to: &str) -> Result<(StateFile, bool), HostError> {
+    fn reopened(from: &str, to: &str) -> Result<(StateFile, Left), HostError> {
         let directory = tempfile::tempdir().unwrap();
         drop(recorded(directory.path()));
         let path = directory.path().join("nic0.state");
@@ -286,18 +326,30 @@ mod tests {
         assert!(StateFile::open(directory.path(), "nic1").is_ok(), "another interface's");
 
         drop(first);
-        let (second, is_left) = StateFile::open(directory.path(), "nic0").unwrap();
-        assert!(is_left);
+        let (second, left) = StateFile::open(directory.path(), "nic0").unwrap();
+        assert_eq!(left, Left::Here);
         assert_eq!(second.state, state);
         second.remove().unwrap();
-        assert!(!StateFile::open(directory.path(), "nic0").unwrap().1);
+        assert_eq!(StateFile::open(directory.path(), "nic0").unwrap().1, Left::Nothing);
     }
 
     #[test]
     fn changes_of_another_boot_are_gone_already() {
         let boot = boot::id().unwrap();
-        let (file, is_left) = reopened(&boot, "11111111-2222-3333-4444-555555555555").unwrap();
-        assert!(!is_left && file.state.settings.is_empty());
+        let (file, left) = reopened(&boot, "11111111-2222-3333-4444-555555555555").unwrap();
+        assert!(left == Left::Nothing && file.state.settings.is_empty());
+    }
+
+    #[test]
+    fn changes_in_another_network_namespace_are_told_apart() {
+        let (file, left) = reopened(&namespace().unwrap(), "net:[1]").unwrap();
+        assert_eq!((left, file.namespace()), (Left::Elsewhere, "net:[1]"));
+    }
+
+    #[test]
+    fn a_file_that_names_no_namespace_is_of_this_one() {
+        let named = format!("\"{}\"", namespace().unwrap());
+        assert_eq!(reopened(&named, "null").unwrap().1, Left::Here);
     }
 
     #[test]
