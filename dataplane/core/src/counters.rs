@@ -34,6 +34,8 @@ counts! {
     Transmitted = "transmitted",
     /// Frames taken from the host.
     FromHost = "from_host",
+    /// Of these: super-packets, cut into as many packets as they hold.
+    FromHostCut = "from_host_cut",
     /// Frames handed to the host.
     Passed = "pass",
     /// ARP replies.

@@ -33,6 +33,7 @@ pub mod port;
 pub mod prefix;
 pub mod reply;
 pub mod rewrite;
+pub mod segment;
 pub mod slot;
 pub mod snapshot;
 pub mod tiered;

@@ -109,6 +109,10 @@ drop_reasons! {
     HostTooLong = "host_too_long",
     /// The transmit ring is full.
     TxFull = "tx_full",
+    /// A frame from the host, or a packet cut from one, is longer than the MTU or than a frame of the NIC's.
+    TxTooLong = "tx_too_long",
+    /// A frame from the host whose checksum to complete lies outside it, or that cannot be cut as it is to be.
+    HostOffload = "host_offload",
     /// A frame from the host whose next hop's MAC address is not known.
     NoNeighbor = "no_neighbor",
     /// A frame from the host that is not to leave: not from a VIP, or not IP.

@@ -29,7 +29,7 @@ use crate::snapshot::{Ingress, Publication, Service, Snapshot};
 use crate::tiered::{Mark, VirtualMac};
 use crate::tunnel;
 use crate::verdict::{DropReason, ReplyKind, Verdict};
-use crate::wire::ethernet::{self, MacAddr};
+use crate::wire::ethernet::MacAddr;
 use tunnels::Way;
 
 /// What all workers of a node share.
@@ -83,6 +83,8 @@ pub struct Worker<P: Port, H: Host> {
     keys: Vec<FlowKey>,
     /// Frames to transmit at the end of the burst. Empty between bursts.
     outgoing: Vec<P::Frame>,
+    /// Where a frame of the host's lies while it is looked at and cut.
+    from_host: Box<[u8]>,
     /// How many frames may be sent on in search of their flow.
     searches: Limiter,
     /// How many packets may be answered that do not fit into a tunnel.
@@ -102,6 +104,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             lookups: Vec::with_capacity(BURST),
             keys: Vec::with_capacity(BURST),
             outgoing: Vec::with_capacity(2 * BURST),
+            from_host: vec![0; egress::BUFFER_LEN].into_boxed_slice(),
             searches: Limiter::new(SENT_ON_PER_S, SENT_ON_BURST),
             too_big: Limiter::new(tunnels::TOO_BIG_PER_S, tunnels::TOO_BIG_BURST),
         }

@@ -96,6 +96,10 @@ impl Port for MemoryPort {
         refused
     }
 
+    fn tx_room(&self) -> usize {
+        self.free.len().min(self.tx_room)
+    }
+
     fn alloc(&mut self) -> Option<MemoryFrame> {
         let mut frame = self.free.pop()?;
         (frame.start, frame.len) = (HEADROOM, 0);

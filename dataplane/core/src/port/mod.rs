@@ -43,6 +43,9 @@ pub trait Port {
     /// the ring are recycled; returns how many were.
     fn tx_burst(&mut self, frames: &mut Vec<Self::Frame>) -> usize;
 
+    /// How many frames can be allocated and transmitted now without one being refused.
+    fn tx_room(&self) -> usize;
+
     /// A free frame of length zero, to be filled and transmitted; `None` when there is none left.
     fn alloc(&mut self) -> Option<Self::Frame>;
 

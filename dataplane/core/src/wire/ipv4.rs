@@ -162,6 +162,22 @@ pub fn emit_header(header: &mut [u8; HEADER_LEN], fields: Fields) {
     field::CHECKSUM.write(header, Checksum::new().with(header).finish().to_be_bytes());
 }
 
+/// Gives a header, its options included, another length and identification, and the checksum that
+/// then is right.
+///
+/// # Panics
+/// If `header` is shorter than a header without options.
+#[inline]
+pub fn emit_len_and_id(header: &mut [u8], total_len: u16, id: u16) {
+    let fixed: &mut [u8; HEADER_LEN] = header.first_chunk_mut().expect("a whole header");
+    field::TOTAL_LEN.write(fixed, total_len.to_be_bytes());
+    field::ID.write(fixed, id.to_be_bytes());
+    field::CHECKSUM.write(fixed, [0; 2]);
+    let sum = Checksum::new().with(header).finish();
+    let fixed = header.first_chunk_mut().expect("a whole header");
+    field::CHECKSUM.write::<HEADER_LEN>(fixed, sum.to_be_bytes());
+}
+
 /// A whole packet with an intact header.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
@@ -263,6 +279,16 @@ mod tests {
         assert!(header.dont_fragment() && !header.is_fragment());
         assert_eq!((header.src(), header.dst()), (src, dst));
         assert_eq!(bytes[8], 64);
+    }
+
+    #[test]
+    fn another_length_and_identification_leave_the_rest_as_it_is() {
+        let mut bytes = PACKET;
+        emit_len_and_id(&mut bytes[..24], 25, 0x1234);
+        let packet = Packet::new(&bytes).unwrap();
+        assert_eq!((packet.header().total_len(), packet.header().id()), (25, 0x1234));
+        emit_len_and_id(&mut bytes[..24], 26, 0xabcd);
+        assert_eq!(bytes, PACKET);
     }
 
     #[test]

@@ -139,6 +139,12 @@ pub fn emit_header(
     field::DST.write(header, dst.octets());
 }
 
+/// Sets the payload length of a header.
+#[inline]
+pub fn emit_payload_len(header: &mut [u8; HEADER_LEN], payload_len: u16) {
+    field::PAYLOAD_LEN.write(header, payload_len.to_be_bytes());
+}
+
 /// Sets the traffic class of a header and its flow label, of which the lowest 20 bits count.
 pub fn emit_class_and_label(header: &mut [u8; HEADER_LEN], traffic_class: u8, flow_label: u32) {
     let label = flow_label & 0x000f_ffff;

@@ -25,16 +25,22 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// Flag: reset the connection.
 pub const RST: u8 = 0x04;
+/// Flag: hand all data up to here to the reader now.
+pub const PSH: u8 = 0x08;
 /// Flag: the acknowledgement number counts.
 pub const ACK: u8 = 0x10;
+/// Flag: the sender has slowed down, since the network was congested (RFC 3168, section 6.1.2).
+pub const CWR: u8 = 0x80;
 
 mod field {
     use crate::wire::field::Field;
 
     pub const SRC_PORT: Field<0, 2> = Field;
     pub const DST_PORT: Field<2, 2> = Field;
+    pub const SEQUENCE: Field<4, 4> = Field;
     pub const DATA_OFFSET: Field<12, 1> = Field;
     pub const FLAGS: Field<13, 1> = Field;
+    pub const CHECKSUM: Field<16, 2> = Field;
 }
 
 /// A header without its options.
@@ -64,6 +70,12 @@ impl<'a> Header<'a> {
         field::DST_PORT.u16(self.0)
     }
 
+    /// Sequence number of the first byte of data, or of the SYN.
+    #[inline]
+    pub fn sequence(&self) -> u32 {
+        field::SEQUENCE.u32(self.0)
+    }
+
     /// Length of the header with its options: 20..=60 bytes.
     #[inline]
     pub fn header_len(&self) -> usize {
@@ -75,6 +87,20 @@ impl<'a> Header<'a> {
     pub fn flags(&self) -> u8 {
         field::FLAGS.u8(self.0)
     }
+}
+
+/// Gives a header another sequence number and other flags, and 0 for a checksum.
+#[inline]
+pub fn emit_sequence_and_flags(header: &mut [u8; HEADER_LEN], sequence: u32, flags: u8) {
+    field::SEQUENCE.write(header, sequence.to_be_bytes());
+    field::FLAGS.write(header, [flags]);
+    field::CHECKSUM.write(header, [0; 2]);
+}
+
+/// Sets the checksum of a header.
+#[inline]
+pub fn emit_checksum(header: &mut [u8; HEADER_LEN], checksum: u16) {
+    field::CHECKSUM.write(header, checksum.to_be_bytes());
 }
 
 #[cfg(test)]
@@ -93,8 +119,20 @@ mod tests {
     fn fields_are_where_they_belong() {
         let header = Header::new(&SYN_SEGMENT).unwrap();
         assert_eq!((header.src_port(), header.dst_port()), (54_321, 53));
-        assert_eq!(header.header_len(), 24);
+        assert_eq!((header.header_len(), header.sequence()), (24, 1));
         assert_eq!(header.flags() & (SYN | ACK | FIN | RST), SYN);
+    }
+
+    #[test]
+    fn what_is_written_is_all_that_changes() {
+        let mut bytes = SYN_SEGMENT;
+        emit_sequence_and_flags(&mut bytes, 0x0102_0304, ACK | PSH);
+        assert_eq!(bytes[..4], SYN_SEGMENT[..4]);
+        assert_eq!(bytes[4..8], [1, 2, 3, 4]);
+        assert_eq!(bytes[8..13], SYN_SEGMENT[8..13]);
+        assert_eq!(bytes[13..], [0x18, 0xff, 0xff, 0, 0, 0, 0]);
+        emit_checksum(&mut bytes, 0xabcd);
+        assert_eq!(bytes[13..], [0x18, 0xff, 0xff, 0xab, 0xcd, 0, 0]);
     }
 
     #[test]

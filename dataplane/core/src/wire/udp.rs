@@ -75,6 +75,12 @@ pub fn emit_header(header: &mut [u8; HEADER_LEN], src_port: u16, dst_port: u16, 
     field::CHECKSUM.write(header, [0; 2]);
 }
 
+/// Sets the checksum of a header.
+#[inline]
+pub fn emit_checksum(header: &mut [u8; HEADER_LEN], checksum: u16) {
+    field::CHECKSUM.write(header, checksum.to_be_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +95,8 @@ mod tests {
         emit_header(&mut written, 54_321, 53, 8);
         assert_eq!(written[..6], bytes[..6]);
         assert!(!Header::new(&written).unwrap().has_checksum());
+        emit_checksum(&mut written, 0xbeef);
+        assert_eq!(written, bytes);
     }
 
     #[test]

@@ -308,6 +308,13 @@ impl Port for AfXdpPort {
         refused
     }
 
+    fn tx_room(&self) -> usize {
+        let Accounting { free, transmitting, total, .. } = self.umem.accounting();
+        // Frames that are not lent to the receive side: as many as the transmit ring holds.
+        let tx_ring = total - self.receiving_max;
+        free.min(tx_ring.saturating_sub(transmitting))
+    }
+
     fn alloc(&mut self) -> Option<Frame> {
         self.umem.alloc()
     }
