@@ -38,6 +38,10 @@ counts! {
     FromHostCut = "from_host_cut",
     /// Frames handed to the host.
     Passed = "pass",
+    /// Of these: handed over as parts of super-packets.
+    Coalesced = "pass_coalesced",
+    /// Super-packets that these were handed over in.
+    SuperPackets = "super_packets",
     /// ARP replies.
     ArpReplies = "reply_arp",
     /// Neighbour advertisements.

@@ -15,6 +15,7 @@
 //!   flows.touch                flow/        pull the flow's cache line
 //!   decide                     decide.rs    -> Verdict
 //!   Worker::apply              worker.rs    Pass | Drop | Reply | Forward
+//!   Worker::hand_over          worker/      what passed goes to the host, runs of a flow as one
 //!   port.housekeeping          port/        frames go back
 //! ```
 #![forbid(unsafe_code)]
@@ -22,6 +23,7 @@
 pub mod anycast;
 pub mod bucket;
 pub mod claim;
+pub mod coalesce;
 pub mod counters;
 pub mod decide;
 pub mod flow;

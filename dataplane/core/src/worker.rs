@@ -16,6 +16,7 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::anycast::{Anycast, Steering};
 use crate::bucket::Bucket;
+use crate::coalesce::Coalescer;
 use crate::counters::{Count, WorkerCounters};
 use crate::decide::{self, Decision, Lookup, Now};
 use crate::flow::{FlowKey, FlowTable, Inserted};
@@ -81,6 +82,10 @@ pub struct Worker<P: Port, H: Host> {
     lookups: Vec<Lookup>,
     /// The keys of the burst's flows. Empty between bursts.
     keys: Vec<FlowKey>,
+    /// Frames for the host, which gets them at the end of the burst. Empty between bursts.
+    passed: Vec<P::Frame>,
+    /// Which of these it gets as one.
+    coalescer: Coalescer,
     /// Frames to transmit at the end of the burst. Empty between bursts.
     outgoing: Vec<P::Frame>,
     /// Where a frame of the host's lies while it is looked at and cut.
@@ -94,6 +99,7 @@ pub struct Worker<P: Port, H: Host> {
 impl<P: Port, H: Host> Worker<P, H> {
     /// A worker that writes `counters`, and is the only one to do so.
     pub fn new(port: P, host: H, shared: Shared, counters: Arc<WorkerCounters>) -> Self {
+        let coalescer = Coalescer::new(host.super_packets());
         Self {
             port,
             host,
@@ -103,6 +109,8 @@ impl<P: Port, H: Host> Worker<P, H> {
             found: Vec::with_capacity(BURST),
             lookups: Vec::with_capacity(BURST),
             keys: Vec::with_capacity(BURST),
+            passed: Vec::with_capacity(BURST),
+            coalescer,
             outgoing: Vec::with_capacity(2 * BURST),
             from_host: vec![0; egress::BUFFER_LEN].into_boxed_slice(),
             searches: Limiter::new(SENT_ON_PER_S, SENT_ON_BURST),
@@ -142,6 +150,7 @@ impl<P: Port, H: Host> Worker<P, H> {
             self.counters.add(Count::Received, received as u64);
             self.look_up_burst(&snapshot.service);
             self.apply_burst(&snapshot, now);
+            self.hand_over();
         }
         let sent_by_host = match snapshot.service.egress {
             Some(_) => self.take_from_host(&snapshot, now),

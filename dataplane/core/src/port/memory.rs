@@ -152,6 +152,8 @@ pub struct MemoryHost {
     pub room: Option<usize>,
     /// What it takes of several packets as one.
     pub super_packets: SuperPackets,
+    /// Whether it refuses super-packets all the same, as a kernel may that does not like one.
+    pub refuses_super_packets: bool,
 }
 
 impl MemoryHost {
@@ -164,6 +166,9 @@ impl MemoryHost {
 impl Host for MemoryHost {
     fn deliver(&mut self, offload: Offload, pieces: &[&[u8]]) -> Result<(), Refused> {
         assert!(pieces.len() <= PIECES_MAX, "{} pieces", pieces.len());
+        if self.refuses_super_packets && offload.segments.is_some() {
+            return Err(Refused::TooLong);
+        }
         if let Some(room) = &mut self.room {
             *room = room.checked_sub(1).ok_or(Refused::Full)?;
         }
