@@ -19,6 +19,7 @@ mod handler;
 mod mailbox;
 mod offload;
 mod overlap;
+mod patience;
 mod protocol;
 pub(crate) mod random;
 mod reach;

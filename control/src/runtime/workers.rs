@@ -14,13 +14,8 @@ use vipdp_io::affinity;
 use vipdp_io::tap::TapQueue;
 
 use super::clock::monotonic_ns;
+use super::patience::Patience;
 use crate::config::PollMode;
-
-/// How many turns without a frame make a worker sleep with `poll = "adaptive"`.
-///
-/// 256: some tens of microseconds of spinning, about what one wake-up costs. Less, and a burst
-/// that comes in two pieces pays for two wake-ups; more only burns the core.
-const IDLE_TURNS: u32 = 256;
 
 /// Longest sleep of an idle worker: it bounds how stale its turns are, which the control thread
 /// watches, and how long it takes to stop.
@@ -148,7 +143,7 @@ impl Running {
             // It serves on any core, only less evenly.
             warn!(core, %error, "a worker is not pinned");
         }
-        let mut idle_turns = 0;
+        let mut patience = Patience::new();
         let mut statistics_ns = 0;
         while !stop.load(Ordering::Relaxed) {
             let now = monotonic_ns();
@@ -158,11 +153,11 @@ impl Running {
                 self.copy_statistics();
             }
             if handled > 0 {
-                idle_turns = 0;
+                patience.found(now);
                 continue;
             }
-            idle_turns += 1;
-            if self.poll == PollMode::Adaptive && idle_turns >= IDLE_TURNS {
+            let sending = self.worker.port().is_sending();
+            if self.poll == PollMode::Adaptive && patience.is_over(now, sending) {
                 self.sleep();
             } else {
                 std::hint::spin_loop();

@@ -207,7 +207,7 @@ impl AfXdpPort {
     /// # Errors
     /// poll(2) failed: no memory.
     pub fn wait(&self, timeout: Duration, also: Option<BorrowedFd<'_>>) -> io::Result<Ready> {
-        let timeout = if self.tx.pending() > 0 { timeout.min(TX_PENDING_WAIT) } else { timeout };
+        let timeout = if self.is_sending() { timeout.min(TX_PENDING_WAIT) } else { timeout };
         let timeout = Duration::from_millis(timeout.as_micros().div_ceil(1000) as u64);
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         let count = if also.is_some() { 2 } else { 1 };
@@ -220,6 +220,11 @@ impl AfXdpPort {
         }
         let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
         Ok(Ready { port: ready(&both[0]), also: count == 2 && ready(&both[1]) })
+    }
+
+    /// Whether frames wait on the transmit ring: the kernel has not taken them yet.
+    pub fn is_sending(&self) -> bool {
+        self.tx.pending() > 0
     }
 
     /// Takes back what was transmitted.
@@ -350,7 +355,7 @@ impl Port for AfXdpPort {
             self.wake_rx();
         }
         // What one call did not take (see `socket.rs`).
-        if self.tx.pending() > 0 && self.tx.needs_wakeup() {
+        if self.is_sending() && self.tx.needs_wakeup() {
             self.wake_tx();
         }
     }
