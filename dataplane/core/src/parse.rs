@@ -19,10 +19,13 @@
 mod icmp;
 mod ip;
 mod neighbor;
+pub(crate) mod ordinary;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub use crate::wire::ParseError;
+
+use ordinary::Shape;
 
 use crate::wire::ethernet::{Frame, HEADER_LEN, MacAddr, TAG_LEN, Tagged};
 use crate::wire::{arp, ethernet};
@@ -185,6 +188,15 @@ pub struct Quoted {
 /// A [`ParseError`] for a frame that no node may act upon. Which of several faults is named is
 /// not promised.
 pub fn parse(frame: &[u8]) -> Result<Parsed, ParseError> {
+    match Shape::of(frame).and_then(|shape| shape.parse(frame)) {
+        Some(parsed) => Ok(parsed),
+        None => parse_any(frame),
+    }
+}
+
+/// Reads any frame, one step after the other: [`parse`] without its short way.
+#[inline(never)]
+pub(crate) fn parse_any(frame: &[u8]) -> Result<Parsed, ParseError> {
     let ethernet = Frame::new(frame)?;
     let (mut ether_type, mut network) = (ethernet.ether_type(), ethernet.payload());
     let (mut vlan, mut network_offset) = (None, HEADER_LEN as u16);
