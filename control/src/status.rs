@@ -355,6 +355,10 @@ pub struct WorkerStatus {
     pub tx: u64,
     /// Frames taken from the host; 0 with `egress = "direct"`.
     pub from_host: u64,
+    /// Frames handed to the host as parts of super-packets.
+    pub pass_coalesced: u64,
+    /// Super-packets that these were handed over in.
+    pub super_packets: u64,
     /// Flows entered into the flow table.
     pub flows_inserted: u64,
     /// Flows that had to give way to a new one.

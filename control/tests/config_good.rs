@@ -49,6 +49,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(node.cores, None);
     assert_eq!(node.poll, PollMode::Adaptive);
     assert_eq!((node.egress, node.offload), (EgressMode::Direct, None));
+    assert!(node.coalesce);
     assert_eq!(node.flows_max, 1 << 20);
     assert_eq!(node.flows_file.as_deref(), Some(Path::new("/run/vipdp/eth0.flows")));
     assert_eq!((node.xdp, node.zero_copy), (XdpMode::Auto, ZeroCopy::Auto));
@@ -87,6 +88,7 @@ fn what_is_given_is_taken() {
     assert_eq!(node.poll, PollMode::Busy);
     assert_eq!(node.tap.as_str(), "a-name-of-15-by");
     assert_eq!(node.egress, EgressMode::Tap);
+    assert!(!node.coalesce);
     assert_eq!(node.flows_max, 1 << 21, "rounded up to a power of two");
     assert_eq!(node.flows_file, None);
     assert_eq!((node.xdp, node.zero_copy), (XdpMode::Generic, ZeroCopy::Off));

@@ -183,6 +183,7 @@ cluster = "../cluster.toml"
 cores = [$((($1 - 1) % $(nproc)))]
 poll = "$POLL"
 egress = "$EGRESS"
+coalesce = ${VIPDP_COALESCE:-true}
 offload = "$OFFLOAD"
 tap = "vipdp0"
 flows_max = 65536

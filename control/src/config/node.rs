@@ -38,6 +38,8 @@ pub struct NodeConfig {
     pub tap: InterfaceName,
     /// How the host's answers leave.
     pub egress: EgressMode,
+    /// Whether the host gets runs of a flow as super-packets.
+    pub coalesce: bool,
     /// How much the XDP program decides by itself; `None`: nothing. Of the shared-mac mode alone.
     pub offload: Option<OffloadMode>,
     /// Slots of the flow table, a power of two. A slot takes 8 bytes.
@@ -261,6 +263,7 @@ fn read_rest(
     let egress = section.or_default("egress", EgressMode::Direct, errors, |f| {
         f.choice(&[("direct", EgressMode::Direct), ("tap", EgressMode::Tap)])
     });
+    let coalesce = section.or_default("coalesce", true, errors, |f| f.boolean());
     let flows_max = section
         .or_default("flows_max", FLOWS_DEFAULT, errors, |f| f.integer(FLOWS, "a number of flows"));
     let xdp = section.or_default("xdp", XdpMode::Auto, errors, |f| {
@@ -284,6 +287,7 @@ fn read_rest(
         poll,
         tap: tap.map_or_else(|| InterfaceName(TAP_DEFAULT.into()), |tap| tap.value),
         egress,
+        coalesce,
         flows_max: usize::try_from(flows_max).ok()?.next_power_of_two(),
         flows_file: flows_file.map_or_else(default, |file| file.value),
         xdp,

@@ -90,7 +90,16 @@ impl DataPlane {
         let queues = xdp::rx_queues(interface)
             .with_context(|| format!("cannot count the receive queues of {interface}"))?;
         let by_nic = config.node.offload == Some(OffloadMode::Full);
-        let taps = Tap::create(config.node.tap.as_str(), queues as usize)?;
+        let mut taps = Tap::create(config.node.tap.as_str(), queues as usize)?;
+        if !config.node.coalesce {
+            taps.iter_mut().for_each(TapQueue::refuse_super_packets);
+        }
+        if config.node.egress == EgressMode::Tap {
+            // For all of its queues.
+            if let Err(error) = taps[0].ask_for_super_packets() {
+                warn!(%error, "the host sends single packets only, which costs it and us time");
+            }
+        }
         let host = HostPlan {
             interface: interface.to_owned(),
             tap: config.node.tap.as_str().to_owned(),

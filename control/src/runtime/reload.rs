@@ -134,6 +134,7 @@ fn fixed_changes(running: &Config, new: &Config) -> Vec<&'static str> {
         ("poll", a.poll != b.poll),
         ("tap", a.tap != b.tap),
         ("egress", a.egress != b.egress),
+        ("coalesce", a.coalesce != b.coalesce),
         ("offload", a.offload != b.offload),
         ("flows_max", a.flows_max != b.flows_max),
         ("flows_file", a.flows_file != b.flows_file),

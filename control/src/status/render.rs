@@ -247,6 +247,12 @@ impl Status {
     }
 
     fn render_totals(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let coalesced: u64 = self.workers.iter().map(|worker| worker.pass_coalesced).sum();
+        let super_packets: u64 = self.workers.iter().map(|worker| worker.super_packets).sum();
+        if super_packets > 0 {
+            let super_packets = plural(super_packets, "super-packet");
+            writeln!(f, "of PASS, {coalesced} frames in {super_packets}")?;
+        }
         let drops = sum(self.workers.iter().map(|worker| &worker.drops));
         render_counts(f, "dropped", &drops)?;
         let kernel: Vec<_> = self.workers.iter().map(|worker| kernel(&worker.kernel)).collect();

@@ -30,6 +30,8 @@ fn worker(queue: u32, rx: u64, core: Option<u32>) -> WorkerStatus {
         rx,
         tx: 12,
         from_host: 0,
+        pass_coalesced: rx / 8,
+        super_packets: rx / 32,
         flows_inserted: 21,
         flows_evicted: 1,
         verdicts: VerdictCounts { pass: rx / 4, reply_arp: 7, reply_na: 5, forward: 0, drop: 3002 },
