@@ -17,6 +17,7 @@
 
 mod announced;
 mod anycast;
+mod coalesced;
 mod lab;
 mod networks;
 mod paths;
