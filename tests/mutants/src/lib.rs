@@ -98,6 +98,14 @@ pub const MUTANTS: &[Mutant] = &[
         first: &["start-one-by-one", "restart-within-d", "crash-and-failback"],
     },
     Mutant {
+        name: "router heard, members not",
+        file: "node/phase.rs",
+        before: "} else if self.config.partition() == Partition::Gateway && self.misses_anybody() {",
+        after: "} else if self.config.partition() == Partition::None && self.misses_anybody() {",
+        rule: "gateway: who comes back from a cut listens before it serves",
+        first: &["gateway-link-cut"],
+    },
+    Mutant {
         name: "late loop keeps what it had",
         file: "node/phase.rs",
         before: "} else if late > self.detection_ns() - self.timing.heartbeat_ns {",

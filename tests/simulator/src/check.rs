@@ -81,6 +81,8 @@ pub enum Check {
     S3,
     /// At most one owner, whatever happens.
     S4,
+    /// The same where no datagram is lost but by a cut: for a guard that asks a third party, and is no vote.
+    Guarded,
     /// No regression from duplicated, old or replayed messages.
     S5,
     /// A crash's gap.
@@ -194,6 +196,8 @@ impl Check {
             Self::S2 => planned_gap(history),
             Self::S3 => serves_without_lease(history, bounds),
             Self::S4 => any_dual(history, bounds),
+            Self::Guarded if bounds.losses > 0 => None,
+            Self::Guarded => any_dual(history, bounds),
             Self::S5 => heeds_a_repeat(history),
             Self::L1 => gap_outlasts(history, bounds.crash_ns()),
             Self::L2 { down_ns } => longest_gap_outlasts(history, bounds.restart_ns(down_ns)),

@@ -331,6 +331,20 @@ fn guards() -> Vec<Scenario> {
             ],
         )
         .partition(Partition::Gateway),
+        // The router may be heard before the first heartbeat.
+        Scenario::new(
+            "gateway-link-cut",
+            &[2, 3],
+            vec![
+                at(0, Act::Split(One(0), From(1))),
+                at(150, gateway(One(0), false)),
+                at(2000, Act::Expect(Expect::IdleAre(One(0)))),
+                at(2000, gateway(One(0), true)),
+                at(2000, Act::Heal),
+            ],
+        )
+        .partition(Partition::Gateway)
+        .check(Check::Guarded),
         Scenario::new(
             "gateway-and-mute",
             &[2],

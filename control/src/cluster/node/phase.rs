@@ -255,11 +255,20 @@ impl Node {
         }
         if fenced {
             self.release_all(out);
+        } else if self.config.partition() == Partition::Gateway && self.misses_anybody() {
+            // The router was heard before the members were: they have served all this while.
+            self.listen();
         } else {
             // What one that was cut off did not hear may be claimed all the same.
             self.unclaimed_since.fill(self.now);
             self.hold_if_anybody_claims();
         }
+    }
+
+    /// Whether there is a member that this node does not hear, or that does not hear it.
+    fn misses_anybody(&self) -> bool {
+        let members = self.config.present();
+        self.others().any(|slot| members.contains(slot) && !self.mutual(slot))
     }
 
     /// Whether a node that reaches the router and that this one hears says that this one is dead.
