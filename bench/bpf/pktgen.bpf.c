@@ -49,7 +49,7 @@ struct settings {
 	__u32 stamp_every; /* so many packets, one says when it was sent; 0: none does */
 	__u32 udp_at; /* offset of the UDP header, where there are stamps */
 	__u32 port; /* destination port of packets without a stamp; with one, the next */
-	__u32 unused;
+	__u32 run_len; /* packets of a flow that follow each other */
 };
 
 struct template {
@@ -255,7 +255,7 @@ int transmit(struct xdp_md *ctx)
 
 	if (!set || !at)
 		return XDP_ABORTED;
-	if (!set->templates || !set->addresses || !set->ports)
+	if (!set->templates || !set->addresses || !set->ports || !set->run_len)
 		return given_up(at);
 	if (at->sent >= set->packets)
 		return XDP_DROP;
@@ -271,7 +271,8 @@ int transmit(struct xdp_md *ctx)
 	from = bpf_map_lookup_elem(&templates, &which);
 	if (!from)
 		return given_up(at);
-	if (set->templates > 1) {
+	/* Who joined the run before as one (GRO) has written its lengths into the frame. */
+	if (set->templates > 1 || set->run_len > 1) {
 		__u32 len = from->len < HEADERS_MAX ? from->len : HEADERS_MAX;
 
 		if (!len || bpf_xdp_store_bytes(ctx, 0, from->headers, len))
@@ -279,7 +280,7 @@ int transmit(struct xdp_md *ctx)
 		data = (void *)(long)ctx->data;
 		end = (void *)(long)ctx->data_end;
 	}
-	flow = at->sent / set->templates;
+	flow = at->sent / set->templates / set->run_len;
 	if (set->is_drawn) {
 		__u32 turn = flow & (DRAWS - 1);
 		__u32 *drawn = bpf_map_lookup_elem(&draws, &turn);

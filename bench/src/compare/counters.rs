@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::receive;
+use super::rows::Sink;
 
 /// Counters of the node, all since its namespace was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,14 +42,22 @@ pub struct Tally {
     pub accepted: u64,
     /// Of these, read.
     pub read: u64,
+    /// Of these, refused: a run of a flow counts once where the socket takes runs.
+    pub refused: u64,
     /// Lost for want of time or room.
     pub lost: u64,
 }
 
 impl Tally {
-    /// Whether each packet that was sent has been dropped, accepted or lost.
-    pub fn adds_up(&self) -> bool {
-        self.sent == self.dropped + self.accepted + self.lost
+    /// Whether each packet that was sent has been dropped, accepted or lost, and each that was accepted read or refused.
+    pub fn adds_up(&self, sink: Sink) -> bool {
+        let is_read = match sink {
+            Sink::Socket => self.accepted == self.read + self.refused,
+            // What a run that was refused held, nobody counts.
+            Sink::GroSocket => self.accepted == self.read || self.refused > 0,
+            Sink::Nobody => self.read == 0,
+        };
+        is_read && self.sent == self.dropped + self.accepted + self.lost
     }
 
     /// How many packets were dealt with.
@@ -89,17 +98,22 @@ impl Counters {
     }
 
     /// What became of `sent` packets between `before` and now.
-    pub(super) fn since(&self, before: &Self, sent: u64) -> Tally {
+    pub(super) fn since(&self, before: &Self, sent: u64, sink: Sink) -> Tally {
         let handled = self.handled - before.handled;
         let lost = self.lost - before.lost;
         let delivered = self.delivered - before.delivered;
         let read = self.read - before.read;
-        let accepted = read + self.refused - before.refused;
-        let (dropped, refused) = match (&self.receiver, &before.receiver) {
-            (Some(now), Some(then)) => (now.dropped - then.dropped, now.refused - then.refused),
-            _ => (handled.saturating_sub(delivered), 0),
+        let refused = self.refused - before.refused;
+        let [dropped, by_host, passed] = match (&self.receiver, &before.receiver) {
+            (Some(now), Some(then)) => {
+                [now.dropped - then.dropped, now.refused - then.refused, now.passed - then.passed]
+            }
+            // No rules stand before a socket that takes runs, of which `delivered` counts each once.
+            _ if sink == Sink::GroSocket => [0, 0, handled],
+            _ => [handled.saturating_sub(delivered), 0, delivered],
         };
-        Tally { sent, dropped, accepted, read, lost: lost + refused }
+        let accepted = if sink == Sink::Socket { read + refused } else { passed };
+        Tally { sent, dropped, accepted, read, refused, lost: lost + by_host }
     }
 }
 
@@ -197,12 +211,14 @@ UdpLite: 8 9
             refused: 5,
             receiver: None,
         };
-        let tally = after.since(&before, 150);
-        assert_eq!(tally, Tally { sent: 150, dropped: 75, accepted: 25, read: 20, lost: 50 });
-        assert!(tally.adds_up());
+        let tally = after.since(&before, 150, Sink::Socket);
+        let expected =
+            Tally { sent: 150, dropped: 75, accepted: 25, read: 20, refused: 5, lost: 50 };
+        assert_eq!(tally, expected);
+        assert!(tally.adds_up(Sink::Socket));
         // A datagram that was delivered and is not at the socket.
         let missing = Counters { read: 29, ..after };
-        assert!(!missing.since(&before, 150).adds_up());
+        assert!(!missing.since(&before, 150, Sink::Socket).adds_up(Sink::Socket));
     }
 
     #[test]
@@ -220,12 +236,35 @@ UdpLite: 8 9
             refused: 0,
             receiver: receiver(90, 69, 20, 1),
         };
-        let tally = after.since(&before, 107);
-        assert_eq!(tally, Tally { sent: 107, dropped: 69, accepted: 20, read: 20, lost: 18 });
-        assert!(tally.adds_up());
+        let tally = after.since(&before, 107, Sink::Socket);
+        let expected =
+            Tally { sent: 107, dropped: 69, accepted: 20, read: 20, refused: 0, lost: 18 };
+        assert_eq!(tally, expected);
+        assert!(tally.adds_up(Sink::Socket));
         assert_eq!(tally.handled(), 89);
         // A frame that the receiver has and that it forgets.
         let forgotten = Counters { receiver: receiver(90, 68, 20, 1), ..after };
-        assert!(!forgotten.since(&before, 107).adds_up());
+        assert!(!forgotten.since(&before, 107, Sink::Socket).adds_up(Sink::Socket));
+    }
+
+    #[test]
+    fn of_runs_that_are_refused_the_host_knows_no_number() {
+        let receiver = |passed| {
+            Some(receive::Report { received: passed, passed, ..receive::Report::default() })
+        };
+        let before = Counters { receiver: receiver(0), ..Counters::default() };
+        let after = Counters {
+            handled: 80,
+            lost: 0,
+            delivered: 10,
+            read: 64,
+            refused: 2,
+            receiver: receiver(80),
+        };
+        let tally = after.since(&before, 80, Sink::GroSocket);
+        assert_eq!((tally.accepted, tally.read, tally.refused), (80, 64, 2));
+        assert!(tally.adds_up(Sink::GroSocket));
+        let missing = Counters { refused: 0, ..after };
+        assert!(!missing.since(&before, 80, Sink::GroSocket).adds_up(Sink::GroSocket));
     }
 }

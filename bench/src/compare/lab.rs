@@ -3,7 +3,7 @@
 //! ```text
 //!   vdb-PID-gen                              vdb-PID-node
 //!   clients 10.64.0.0/16                     192.0.2.53: on the interface, or on vipdp's TAP
-//!   pktgen          vdbPIDg ------- vdbPIDn  one queue, received by a kernel thread or a worker that polls
+//!   pktgen          vdbPIDg ------- vdbPIDn  received by a kernel thread or a worker that polls, for each queue
 //!        generator's core                         receiver's core
 //! ```
 //!
@@ -88,8 +88,8 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    /// Makes the pair. The node has no service address yet.
-    pub(super) fn new() -> Result<Self> {
+    /// Makes the pair, with so many queues. The node has no service address yet.
+    pub(super) fn new(queues: u32) -> Result<Self> {
         let pid = std::process::id();
         let lab = Self {
             node: Namespace::new(format!("{PREFIX}{pid}-node"))?,
@@ -98,10 +98,10 @@ impl Lab {
             generator_interface: format!("vdb{pid}g"),
             node_mac: String::new(),
         };
-        lab.set_up()
+        lab.set_up(queues)
     }
 
-    fn set_up(mut self) -> Result<Self> {
+    fn set_up(mut self, queues: u32) -> Result<Self> {
         let Self { node, generator, node_interface: inner, generator_interface: outer, .. } = &self;
         for namespace in [node, generator] {
             // No packet but those of the measurement, and no check of where it came from.
@@ -111,9 +111,9 @@ impl Lab {
             )?;
             namespace.run("ip link set lo up")?;
         }
-        let one = "numrxqueues 1 numtxqueues 1";
+        let queues = format!("numrxqueues {queues} numtxqueues {queues}");
         generator.run(&format!(
-            "ip link add {outer} {one} type veth peer name {inner} {one} netns {}",
+            "ip link add {outer} {queues} type veth peer name {inner} {queues} netns {}",
             node.name
         ))?;
         // By NAPI it receives only with an XDP program, or so.
@@ -166,24 +166,15 @@ impl Lab {
         self.node.write(&format!("{directory}/gro_flush_timeout"), &ns.to_string())
     }
 
-    /// Has a thread of the kernel's receive for the node, on `core`. Not where a worker polls: that and the thread
-    /// would take turns at the queue, and it can come to rest between them.
-    pub(super) fn receive_on(&self, core: usize) -> Result<Pid> {
-        self.node.write(&format!("/sys/class/net/{}/threaded", self.node_interface), "1")?;
-        let name = format!("napi/{}-", self.node_interface);
-        let thread = processes()?
-            .into_iter()
-            .find(|pid| {
-                fs::read_to_string(format!("/proc/{pid}/comm"))
-                    .is_ok_and(|it| it.starts_with(&name))
-            })
-            .with_context(|| format!("no kernel thread is called {name}..."))?;
-        let thread = Pid::from_raw(thread);
-        let mut cores = CpuSet::new();
-        cores.set(core)?;
-        sched_setaffinity(thread, &cores)
-            .with_context(|| format!("cannot keep {name}... on core {core}"))?;
-        Ok(thread)
+    /// Has threads of the kernel's receive for the node, that of each queue on the core of its place in `cores`. Not
+    /// where a worker polls: that and the thread would take turns at the queue, and it can come to rest between them.
+    pub(super) fn receive_on(&self, cores: &[usize]) -> Result<Vec<u32>> {
+        receive_on(&self.node, &self.node_interface, cores)
+    }
+
+    /// The same for what comes to the generator's side.
+    pub(super) fn receive_answers_on(&self, core: usize) -> Result<()> {
+        receive_on(&self.generator, &self.generator_interface, &[core]).map(drop)
     }
 }
 
@@ -192,6 +183,25 @@ impl Drop for Lab {
         // At once, and with it its thread: a namespace is taken down some time after it is deleted.
         let _ = self.node.run(&format!("ip link del {}", self.node_interface));
     }
+}
+
+/// Has threads of the kernel's receive for an interface.
+fn receive_on(namespace: &Namespace, interface: &str, cores: &[usize]) -> Result<Vec<u32>> {
+    namespace.write(&format!("/sys/class/net/{interface}/threaded"), "1")?;
+    let name = format!("napi/{interface}-");
+    let comm = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let mut threads: Vec<_> =
+        processes()?.into_iter().filter(|&pid| comm(pid).starts_with(&name)).collect();
+    ensure!(threads.len() >= cores.len(), "{} kernel threads {name}...", threads.len());
+    // They are made queue by queue.
+    threads.sort_unstable();
+    for (&thread, &core) in threads.iter().zip(cores) {
+        let mut set = CpuSet::new();
+        set.set(core)?;
+        sched_setaffinity(Pid::from_raw(thread), &set)
+            .with_context(|| format!("cannot keep {name}... on core {core}"))?;
+    }
+    Ok(threads.into_iter().map(|thread| thread as u32).collect())
 }
 
 /// Takes down what runs left that were killed.

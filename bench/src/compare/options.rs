@@ -4,14 +4,16 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use super::rows::{ROWS, Row};
-use super::{receive, socket};
+use super::case::Case;
+use super::group::Group;
+use super::{receive, socket, tcp};
 use crate::pktgen;
 
 /// Compares vipdp with the kernel's own means, and with the limits of the interface.
 ///
-/// Makes a pair of network namespaces with a link between for each row and round, measures, and takes them
-/// down. Needs root and two cores. Writes report.md, results.json, runs.json and plots.
+/// Makes a pair of network namespaces with a link between for each case and round, measures, and takes them
+/// down. Needs root and two cores. Writes report.md, results.json, runs.json and plots. What fails is reported, and
+/// loses nothing of the rest.
 #[derive(Debug, Parser)]
 #[command(name = "compare", version, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -35,12 +37,18 @@ pub enum PartCommand {
     /// The service's sockets.
     #[command(hide = true)]
     Serve(socket::Options),
+    /// A TCP server.
+    #[command(hide = true)]
+    Accept(tcp::ServerOptions),
+    /// Its clients.
+    #[command(hide = true)]
+    Connect(tcp::ClientOptions),
 }
 
 /// What is compared, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// A minute's worth: fewer and shorter rounds, without the rows that take long to set up.
+    /// Three minutes' worth: fewer and shorter rounds, without what takes long to set up.
     #[arg(long)]
     pub quick: bool,
 
@@ -48,17 +56,25 @@ pub struct Options {
     #[arg(long, value_name = "DIR", default_value = "target/compare")]
     pub out: PathBuf,
 
-    /// Only this row; may be repeated.
-    #[arg(long = "row", value_name = "NAME", value_parser = row)]
-    pub rows: Vec<&'static Row>,
+    /// Only this group; may be repeated.
+    #[arg(long = "only", value_name = "GROUP", value_enum)]
+    pub groups: Vec<Group>,
 
-    /// How often every row is visited, in turn [default: 5, with --quick 2].
+    /// Only this case, which may be a row; may be repeated.
+    #[arg(long = "row", value_name = "NAME", value_parser = case)]
+    pub cases: Vec<Case>,
+
+    /// How often every case is visited, in turn [default: 5, with --quick 2].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
 
-    /// How long each load lasts [default: 2, with --quick 0.2].
+    /// How long each load lasts [default: 1, with --quick 0.2].
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     seconds: Option<f64>,
+
+    /// Where scripts/failover is.
+    #[arg(long, value_name = "DIR", default_value = "scripts")]
+    pub scripts: PathBuf,
 
     /// The core that packets are made on.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -77,25 +93,23 @@ impl Options {
 
     /// How long each load lasts.
     pub fn seconds(&self) -> f64 {
-        self.seconds.unwrap_or(if self.quick { 0.2 } else { 2.0 })
+        self.seconds.unwrap_or(if self.quick { 0.2 } else { 1.0 })
     }
 
-    /// The rows that are visited, in their order.
-    pub fn visited(&self) -> Vec<&'static Row> {
-        let is_wanted = |row: &Row| {
-            if self.rows.is_empty() {
-                !(self.quick && row.is_long)
-            } else {
-                self.rows.iter().any(|wanted| wanted.name == row.name)
-            }
+    /// What is visited of a group, in its order.
+    pub fn visited(&self, group: Group) -> Vec<Case> {
+        let is_wanted = |case: &Case| match (&*self.cases, &*self.groups) {
+            ([], []) => !(self.quick && case.is_long()),
+            ([], groups) => groups.contains(&group) && !(self.quick && case.is_long()),
+            (cases, _) => cases.contains(case),
         };
-        ROWS.iter().filter(|row| is_wanted(row)).collect()
+        Case::all().filter(|case| case.group() == group).filter(is_wanted).collect()
     }
 }
 
-fn row(name: &str) -> Result<&'static Row, String> {
-    let names = || ROWS.iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
-    Row::named(name).ok_or_else(|| format!("the rows are {}", names()))
+fn case(name: &str) -> Result<Case, String> {
+    let names = || Case::all().map(Case::name).collect::<Vec<_>>().join(", ");
+    Case::all().find(|case| case.name() == name).ok_or_else(|| format!("there are {}", names()))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -111,22 +125,32 @@ mod tests {
         Cli::try_parse_from(line.split_whitespace()).expect("a command line").options
     }
 
+    fn visited(options: &Options) -> Vec<Case> {
+        Group::ALL.into_iter().flat_map(|group| options.visited(group)).collect()
+    }
+
     #[test]
     fn a_quick_run_is_shorter() {
         let (quick, full) = (options("compare --quick"), options("compare"));
         assert!(quick.rounds() < full.rounds() && quick.seconds() < full.seconds());
         assert!(full.rounds() >= 5);
-        assert_eq!(full.visited().len(), ROWS.len());
-        assert!(quick.visited().len() < ROWS.len());
-        assert!(quick.visited().iter().all(|row| !row.is_long));
+        assert_eq!(visited(&full).len(), Case::all().count());
+        assert!(visited(&quick).len() < visited(&full).len());
+        assert!(visited(&quick).iter().all(|case| !case.is_long()));
     }
 
     #[test]
-    fn rows_are_chosen_by_name_and_keep_their_order() {
-        let options = options("compare --quick --row xt-cluster-4m --row xdp-drop --rounds 7");
-        let names: Vec<_> = options.visited().iter().map(|row| row.name).collect();
-        assert_eq!(names, ["xdp-drop", "xt-cluster-4m"]);
-        assert_eq!(options.rounds(), 7);
+    fn cases_are_chosen_by_name_or_group_and_keep_their_order() {
+        let names = |line: &str| {
+            let options = options(line);
+            visited(&options).into_iter().map(Case::name).collect::<Vec<_>>()
+        };
+        let by_name = names("compare --quick --row xt-cluster-4m --row xdp-drop --rounds 7");
+        assert_eq!(by_name, ["xdp-drop", "xt-cluster-4m"]);
+        assert_eq!(names("compare --only failover"), ["failover"]);
+        let some = names("compare --quick --only runs --only scaling");
+        assert!(some.contains(&"tap-writer-runs") && some.contains(&"vipdp-nodes-64"));
+        assert!(!some.contains(&"xdp-drop") && !some.contains(&"vipdp-flows-16m"));
         let error = Cli::try_parse_from(["compare", "--row", "fastest"]).expect_err("no such row");
         assert!(error.to_string().contains("xdp-drop"), "{error}");
         Cli::try_parse_from(["compare", "--seconds", "0"]).expect_err("no time at all");

@@ -1,4 +1,4 @@
-//! Plots: one of each metric that rows are compared by, a bar for each row from nothing to the median, and a
+//! Plots: one of each group and metric that cases are compared by, a bar for each case from nothing to the median, and a
 //! line from the least to the largest value.
 
 use std::path::Path;
@@ -7,10 +7,11 @@ use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::report::{METRICS, Metric, Report};
+use super::group::Group;
+use super::report::{Metric, Report};
 
-/// The metrics that are plotted.
-const PLOTTED: [&str; 4] = ["total_pps", "accepted_pps", "cpu_ns_per_packet", "latency_p99_us"];
+/// The metrics that are not plotted: conditions, and what others say better.
+const NOT_PLOTTED: [&str; 4] = ["ping_pong_ns", "offered_pps", "read_pps", "latency_p50_us"];
 /// Measures, pixels.
 const WIDTH: u32 = 960;
 const NAMES_WIDTH: i32 = 230;
@@ -27,16 +28,23 @@ const OTHERS: RGBColor = RGBColor(0xb0, 0xb0, 0xb0);
 
 /// Writes the plots into `directory`.
 pub(super) fn write(report: &Report, directory: &Path) -> Result<()> {
-    for metric in METRICS.iter().filter(|metric| PLOTTED.contains(&metric.name)) {
-        let path = directory.join(format!("{}.svg", metric.name));
-        draw(report, metric, &path).map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    for group in Group::ALL {
+        for metric in report.metrics(group) {
+            if !NOT_PLOTTED.contains(&metric.name) {
+                let path = directory.join(format!("{}-{}.svg", group.name(), metric.name));
+                draw(report, group, metric, &path)
+                    .map_err(|error| anyhow!("{}: {error}", path.display()))?;
+            }
+        }
     }
     Ok(())
 }
 
-fn draw(report: &Report, metric: &Metric, path: &Path) -> Result<()> {
-    let bars: Vec<_> =
-        report.cases().filter_map(|case| Some((case, report.figure(case, metric.name)?))).collect();
+fn draw(report: &Report, group: Group, metric: &Metric, path: &Path) -> Result<()> {
+    let bars: Vec<_> = report
+        .cases(group)
+        .filter_map(|case| Some((case, report.figure(case, metric.name)?)))
+        .collect();
     let height = (TOP + LINE * bars.len() as i32 + LINE) as u32;
     let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
     area.fill(&WHITE).map_err(|error| anyhow!("{error}"))?;
@@ -51,7 +59,7 @@ fn draw(report: &Report, metric: &Metric, path: &Path) -> Result<()> {
     let x = |value: f64| NAMES_WIDTH + (value / most * room).round() as i32;
     for (number, (case, spread)) in bars.into_iter().enumerate() {
         let y = TOP + LINE * number as i32 + LINE / 2;
-        let colour = if case.starts_with("vipdp") { OURS } else { OTHERS };
+        let colour = if case.contains("vipdp") { OURS } else { OTHERS };
         let corners = [(NAMES_WIDTH, y - BAR / 2), (x(spread.median), y + BAR / 2)];
         area.draw(&Rectangle::new(corners, colour.filled())).map_err(|error| anyhow!("{error}"))?;
         let whisker = vec![(x(spread.min), y), (x(spread.max), y)];
@@ -73,7 +81,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let rates = [("xdp-drop", 0, 2e7), ("vipdp", 0, 1e7), ("vipdp", 1, 1.2e7)];
         write(&report(&rates), directory.path()).expect("written");
-        let text = std::fs::read_to_string(directory.path().join("total_pps.svg")).expect("a plot");
+        let text = std::fs::read_to_string(directory.path().join("receive-total_pps.svg"))
+            .expect("a plot");
         for name in ["xdp-drop", "vipdp", "20.00", "11.00"] {
             assert!(text.contains(name), "{name}: {text}");
         }

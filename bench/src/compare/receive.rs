@@ -3,14 +3,15 @@
 //!
 //! The worker's side is the product's: its XDP program, its port, its TAP and host settings, its worker and
 //! the thread that runs it. Only the control thread is missing, and with it the cluster: what the node owns is
-//! a fixed snapshot, of every fourth bucket. So a cluster of four runs here as one node, and what the three
-//! others own stays theirs.
+//! a fixed snapshot, of every fourth bucket for one. So a cluster of four runs here as one node, and what the three
+//! others own stays theirs. Where buckets are to move, a thread publishes others every few milliseconds.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::programs::{Xdp, XdpMode};
@@ -27,7 +28,9 @@ use vipdp_core::offload::{OffloadMode, OffloadTable};
 use vipdp_core::port::{BURST, Port as _};
 use vipdp_core::prefix::Prefix;
 use vipdp_core::slot::SLOTS;
-use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, SharedMac, Snapshot, Vips};
+use vipdp_core::snapshot::{
+    Holdings, Ingress, Publication, Publisher, Service, SharedMac, Snapshot, Vips,
+};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::DropReason;
 use vipdp_core::wire::ethernet::MacAddr;
@@ -36,12 +39,13 @@ use vipdp_io::af_xdp::{self, AfXdpPort};
 use vipdp_io::affinity;
 use vipdp_io::host::{HostGuard, HostPlan};
 use vipdp_io::link::Link;
-use vipdp_io::tap::Tap;
+use vipdp_io::tap::{Tap, TapQueue};
 use vipdp_io::xdp::{AttachMode, NextHops, Offload, OffloadFacts, Program};
 
 use super::lab::VIP;
 use super::part;
-use super::rows::{Owned, Poll, Row, Work};
+use super::rows::{Owned, Poll, Row, Sink, Work};
+use super::{bare, writer};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/compare.bpf.o"));
 
@@ -51,21 +55,21 @@ pub const SHARED_MAC: MacAddr = MacAddr([0x02, 0, 0x5e, 0, 0, 0x35]);
 /// The cluster's hash of clients: any key will do.
 const HASH_KEY: [u8; 16] = [0x5a; 16];
 const HASH_INPUT: HashInput = HashInput::Address;
-/// vipdp's default.
-const FLOWS_MAX: usize = 1 << 20;
+/// vipdp's default; a row that has more flows asks for twice as many, so that none has to go.
+const FLOWS_MAX: u64 = 1 << 20;
 
 /// The hidden subcommand.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// The row.
     #[arg(long, value_parser = row)]
-    row: &'static Row,
+    pub(super) row: &'static Row,
     /// The interface to receive on.
     #[arg(long)]
-    interface: String,
-    /// The core to run on.
-    #[arg(long)]
-    core: usize,
+    pub(super) interface: String,
+    /// The cores to run on, one for each queue.
+    #[arg(long, value_delimiter = ',')]
+    cores: Vec<usize>,
     /// Where vipdp keeps what it has to undo.
     #[arg(long)]
     state_dir: PathBuf,
@@ -95,6 +99,11 @@ pub(super) fn run(options: &Options) -> Result<()> {
         Work::XdpDrop => xdp(options, "drop"),
         Work::XdpPass => xdp(options, "pass"),
         Work::AfXdpEmpty => empty(options),
+        Work::TapWriter => {
+            let host = TapHost::make(options, Poll::Adaptive, None)?;
+            writer::run(host, options.row.run_len, options.core())
+        }
+        Work::Vipdp(..) if options.row.sink == Sink::Nobody => bare::run(options),
         Work::Vipdp(poll, offload) => vipdp(options, poll, offload),
         Work::Kernel(_) => anyhow::bail!("{} receives by the kernel's own means", options.row.name),
     }
@@ -112,12 +121,12 @@ fn xdp(options: &Options, program: &str) -> Result<()> {
 /// Frames are taken and given back.
 fn empty(options: &Options) -> Result<()> {
     let mut program = attach(options)?;
-    let host_settings = busy_poll_host(options)?;
-    let mut port = open(options, Poll::Busy)?;
+    let host = TapHost::make(options, Poll::Busy, None)?;
+    let mut port = open(options, Poll::Busy, 0)?;
     program.bind(0, &port)?;
     let (received, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
     let (counter, stopped) = (Arc::clone(&received), Arc::clone(&stop));
-    let core = options.core;
+    let core = options.core();
     let worker = thread::spawn(move || -> Result<()> {
         affinity::pin(core)?;
         let mut burst = Vec::with_capacity(BURST);
@@ -135,7 +144,7 @@ fn empty(options: &Options) -> Result<()> {
     });
     stop.store(true, Relaxed);
     worker.join().map_err(|_| anyhow::anyhow!("the loop ended in a panic"))??;
-    drop(host_settings);
+    drop(host);
     served
 }
 
@@ -143,31 +152,70 @@ fn empty(options: &Options) -> Result<()> {
 fn vipdp(options: &Options, poll: Poll, offload: Option<OffloadMode>) -> Result<()> {
     let link = Link::read(&options.interface)?;
     let mut program = attach(options)?;
-    let mut taps = Tap::create(TAP, 1)?;
-    let host = host_plan(options, poll, offload).apply()?;
-    let port = open(options, poll)?;
-    program.bind(0, &port)?;
-    let counters = Arc::<WorkerCounters>::default();
-    let service = service(&link, host.tap());
-    let holdings = holdings(options.row.owned);
-    let tap = taps.pop().context("one queue")?;
-    let start = Start {
-        worker: Worker::new(port, tap, shared(&service, &holdings), Arc::clone(&counters)),
-        counters: Arc::clone(&counters),
-        queue: 0,
-        core: options.core,
-        wake_for_host: false,
-    };
+    let host = TapHost::make(options, poll, offload)?;
+    let service = service(&link, host.settings.tap(), options.row.owned.nodes());
+    let holdings = holdings(options.row.owned, 0);
+    let shared = shared(options.row, &service, &holdings);
+    let publication = Arc::clone(&shared.publication);
+    let mut starts = Vec::new();
+    let mut all = Vec::new();
+    for ((queue, tap), &core) in (0..).zip(host.queues).zip(&options.cores) {
+        let port = open(options, poll, queue)?;
+        program.bind(queue, &port)?;
+        let counters = Arc::<WorkerCounters>::default();
+        all.push(Arc::clone(&counters));
+        let worker = Worker::new(port, tap, shared.clone(), Arc::clone(&counters));
+        starts.push(Start { worker, counters, queue, core, wake_for_host: false });
+    }
     let mode = match poll {
         Poll::Adaptive => PollMode::Adaptive,
         Poll::Busy => PollMode::Busy,
     };
-    let workers = WorkerThreads::start(vec![start], mode).context("no thread for the worker")?;
+    let workers = WorkerThreads::start(starts, mode).context("no thread for the worker")?;
     let offload = offload.map(|mode| switch_on(&mut program, mode, &service, &holdings));
     let offload = offload.transpose()?;
-    let served = part::serve(|_| report(&counters, &program));
-    drop((workers, offload));
+    let moves = options.row.moves.map(|every| Moves::start(every, options, publication));
+    let served = part::serve(|_| report(&all, &program));
+    drop((moves, workers, offload, host.settings));
     served
+}
+
+/// A thread that publishes what the node owns anew, as a control thread does when buckets move. It ends when dropped.
+struct Moves {
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Moves {
+    /// Every so often other buckets are owned, as many as before.
+    fn start(every: Duration, options: &Options, publication: Arc<Publication>) -> Self {
+        let stop = Arc::<AtomicBool>::default();
+        let stopped = Arc::clone(&stop);
+        let (core, owned) = (options.core(), options.row.owned);
+        let thread = thread::spawn(move || {
+            // Counted with the rest of what receives; elsewhere it would only disturb the generator.
+            let _ = affinity::pin(core);
+            let mut snapshot = Snapshot::clone(&**publication.load());
+            let mut publisher = Publisher::new(publication);
+            while !stopped.load(Relaxed) {
+                thread::sleep(every);
+                snapshot.generation += 1;
+                snapshot.holdings = holdings(owned, snapshot.generation as usize);
+                publisher.publish(snapshot.clone());
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Moves {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It has nothing that could fail.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Has the program do what the control thread would have it do once all has settled: no flow is left of
@@ -194,34 +242,69 @@ fn switch_on(
     Ok(offload)
 }
 
-fn report(counters: &WorkerCounters, program: &Program) -> Result<Report> {
+pub(super) fn report(workers: &[Arc<WorkerCounters>], program: &Program) -> Result<Report> {
     let by_program = program.counters()?;
-    let refused = counters.drops(DropReason::HostFull) + counters.drops(DropReason::HostTooLong);
     let settled = by_program.offload_dropped + by_program.offload_passed;
-    Ok(Report {
-        received: counters.get(Count::Received) + settled,
-        dropped: counters.drops_total() - refused + by_program.offload_dropped,
-        passed: counters.get(Count::Passed) + by_program.offload_passed,
-        refused,
+    let mut report = Report {
+        received: settled,
+        dropped: by_program.offload_dropped,
+        passed: by_program.offload_passed,
+        refused: 0,
         by_program: settled,
-    })
+    };
+    for worker in workers {
+        let refused = worker.drops(DropReason::HostFull) + worker.drops(DropReason::HostTooLong);
+        report.received += worker.get(Count::Received);
+        report.dropped += worker.drops_total() - refused;
+        report.passed += worker.get(Count::Passed);
+        report.refused += refused;
+    }
+    Ok(report)
 }
 
-fn attach(options: &Options) -> Result<Program> {
+pub(super) fn attach(options: &Options) -> Result<Program> {
     let vips = [vip()];
     Ok(Program::attach(&options.interface, AttachMode::Native, &vips, &NextHops::default())?)
 }
 
-fn open(options: &Options, poll: Poll) -> Result<AfXdpPort> {
+pub(super) fn open(options: &Options, poll: Poll, queue: u32) -> Result<AfXdpPort> {
     let port = AfXdpPort::open(&af_xdp::Options {
         busy_poll: poll == Poll::Busy,
-        ..af_xdp::Options::new(options.interface.as_str(), 0)
+        ..af_xdp::Options::new(options.interface.as_str(), queue)
     })?;
     Ok(port)
 }
 
 /// The name of the TAP, in a namespace of its own.
-const TAP: &str = "vipdp0";
+pub(super) const TAP: &str = "vipdp0";
+
+impl Options {
+    /// The first queue's core.
+    pub(super) fn core(&self) -> usize {
+        self.cores[0]
+    }
+}
+
+/// A TAP with the service address, and the host's settings.
+pub(super) struct TapHost {
+    pub(super) queues: Vec<TapQueue>,
+    pub(super) settings: HostGuard,
+}
+
+impl TapHost {
+    pub(super) fn make(
+        options: &Options,
+        poll: Poll,
+        offload: Option<OffloadMode>,
+    ) -> Result<Self> {
+        let mut queues = Tap::create(TAP, options.cores.len())?;
+        if !options.row.coalesces {
+            queues.iter_mut().for_each(TapQueue::refuse_super_packets);
+        }
+        let settings = host_plan(options, poll, offload).apply()?;
+        Ok(Self { queues, settings })
+    }
+}
 
 fn vip() -> Prefix {
     let address: IpAddr = VIP.parse().expect("an address");
@@ -245,23 +328,19 @@ fn host_plan(options: &Options, poll: Poll, offload: Option<OffloadMode>) -> Hos
     }
 }
 
-/// The host's settings for a loop that polls, and a TAP that nothing goes to: such as a worker has.
-fn busy_poll_host(options: &Options) -> Result<(HostGuard, Vec<vipdp_io::tap::TapQueue>)> {
-    let taps = Tap::create(TAP, 1)?;
-    Ok((host_plan(options, Poll::Busy, None).apply()?, taps))
-}
-
-/// What this node owns, for ever.
-fn holdings(owned: Owned) -> Holdings {
+/// What this node owns: with another number, other buckets, as many.
+pub(super) fn holdings(owned: Owned, number: usize) -> Holdings {
     let owned: BucketSet = match owned {
         Owned::Nothing => BucketSet::EMPTY,
-        Owned::Quarter => Bucket::all().step_by(4).collect(),
-        Owned::All => Bucket::all().collect(),
+        Owned::OneIn(nodes) => {
+            let nodes = usize::from(nodes);
+            Bucket::all().skip(number % nodes).step_by(nodes).collect()
+        }
     };
     Holdings::owning(&owned)
 }
 
-fn service(link: &Link, tap: &Link) -> Service {
+pub(super) fn service(link: &Link, tap: &Link, nodes: u16) -> Service {
     Service {
         vips: Vips::new([vip()]),
         client_hash: ClientHash::new(HASH_KEY, HASH_INPUT),
@@ -271,14 +350,16 @@ fn service(link: &Link, tap: &Link) -> Service {
         host_mac: tap.mac,
         host_mtu: tap.mtu.min(u32::from(u16::MAX)) as u16,
         vlan: None,
-        peer_macs: [None; SLOTS],
+        peer_macs: std::array::from_fn(|slot| {
+            (slot < usize::from(nodes)).then_some(MacAddr([2, 0, 0, 0, 1, slot as u8]))
+        }),
         peers: [None; SLOTS],
         egress: None,
     }
 }
 
-/// What the worker knows: a cluster in which nothing changes.
-fn shared(service: &Service, holdings: &Holdings) -> Shared {
+/// What the worker knows.
+pub(super) fn shared(row: &Row, service: &Service, holdings: &Holdings) -> Shared {
     let snapshot = Snapshot {
         generation: 1,
         lease_until_ns: u64::MAX,
@@ -289,7 +370,7 @@ fn shared(service: &Service, holdings: &Holdings) -> Shared {
     };
     Shared {
         publication: Arc::new(Publication::new(snapshot)),
-        flows: Arc::new(FlowTable::new(FLOWS_MAX, [1, 2])),
+        flows: Arc::new(FlowTable::new((2 * row.flow_count()).max(FLOWS_MAX) as usize, [1, 2])),
         unresolved: Arc::new(ArrayQueue::new(1)),
         claims: Arc::new(ArrayQueue::new(1)),
     }

@@ -1,4 +1,4 @@
-//! What the comparison found: figures by row and metric, and ratios of figures of the same round.
+//! What the comparison found: figures by case and metric, and ratios of figures of the same round.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,8 +6,10 @@ use std::fmt;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+use super::group::Group;
 use super::machine::Machine;
-use super::rows::{RATIOS, ROWS, Ratio, Wanted};
+use super::ratios::{RATIOS, Ratio, Wanted};
+use super::session::Failure;
 use super::statistics::Spread;
 use super::visit::Visit;
 
@@ -46,14 +48,25 @@ pub const METRICS: &[Metric] = &[
     metric("latency_p50_us", "us", "latency p50, us", 1.0, 0),
     metric("latency_p99_us", "us", "latency p99, us", 1.0, 0),
     metric("memory_per_flow", "B", "memory, B/flow", 1.0, 1),
+    metric("idle_cpu_percent", "%", "idle, % of a core", 1.0, 2),
+    metric("answers_kxdpgun_per_s", "1/s", "answers to kxdpgun, 1000/s", 1e3, 1),
+    metric("answers_dnsperf_per_s", "1/s", "answers to dnsperf, 1000/s", 1e3, 1),
+    metric("cpu_ns_per_answer", "ns", "CPU, ns/answer", 1.0, 0),
+    metric("connections_per_s", "1/s", "new connections, 1000/s", 1e3, 1),
+    metric("cpu_us_per_connection", "us", "CPU, us/connection", 1.0, 1),
+    metric("stream_bits_per_s", "bit/s", "one stream, Gbit/s", 1e9, 2),
+    metric("gap_ms", "ms", "gap, ms", 1.0, 0),
+    metric("queries_lost", "1", "queries lost", 1.0, 0),
+    metric("clients_hit_percent", "%", "clients hit, %", 1.0, 0),
+    metric("back_s", "s", "back in service, s", 1.0, 1),
     metric("ping_pong_ns", "ns", "ping-pong, ns", 1.0, 0),
 ];
 
-/// One figure of one row.
+/// One figure of one case.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figure {
-    /// The row.
-    pub case: &'static str,
+    /// What was measured.
+    pub case: String,
     /// The metric.
     pub metric: &'static str,
     /// Its unit.
@@ -68,28 +81,40 @@ pub struct Figure {
 pub struct Report {
     /// What it ran on.
     pub machine: Machine,
-    /// Every figure, by row, then by metric.
+    /// Every figure, by case, then by metric.
     pub results: Vec<Figure>,
-    /// Every ratio of which both rows are there.
+    /// What came to nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failure>,
+    /// Every ratio of which both cases are there.
     #[serde(skip)]
     ratios: Vec<(Ratio, Spread)>,
+    /// The cases, and what they belong to, in the order of their first visits.
+    #[serde(skip)]
+    cases: Vec<(Group, String)>,
 }
 
 impl Report {
     /// Of these visits.
-    pub(super) fn of(machine: Machine, visits: &[Visit]) -> Self {
+    pub(super) fn of(machine: Machine, visits: &[Visit], failures: &[Failure]) -> Self {
+        let mut cases: Vec<(Group, String)> = Vec::new();
+        for visit in visits {
+            if !cases.iter().any(|(_, case)| *case == visit.case) {
+                cases.push((visit.group, visit.case.clone()));
+            }
+        }
         let mut results = Vec::new();
-        for row in ROWS {
+        for (_, case) in &cases {
             for metric in METRICS {
-                let values = of_rounds(visits, row.name, metric.name);
+                let values = of_rounds(visits, case, metric.name);
                 if let Some(spread) = Spread::of(values.into_values()) {
-                    let (case, metric, unit) = (row.name, metric.name, metric.unit);
-                    results.push(Figure { case, metric, unit, spread });
+                    let (metric, unit) = (metric.name, metric.unit);
+                    results.push(Figure { case: case.clone(), metric, unit, spread });
                 }
             }
         }
         let ratios = RATIOS.iter().filter_map(|ratio| Some((*ratio, compared(visits, ratio)?)));
-        Self { machine, results, ratios: ratios.collect() }
+        Self { machine, results, failures: failures.to_vec(), ratios: ratios.collect(), cases }
     }
 
     /// `results.json`: the machine and the figures.
@@ -103,10 +128,23 @@ impl Report {
         self.results.iter().find(found).map(|figure| &figure.spread)
     }
 
-    /// The rows of which there is anything.
-    pub(super) fn cases(&self) -> impl Iterator<Item = &'static str> {
-        let has = |name: &str| self.results.iter().any(|figure| figure.case == name);
-        ROWS.iter().map(|row| row.name).filter(move |&name| has(name))
+    /// The cases of a group, of which there is anything.
+    pub(super) fn cases(&self, group: Group) -> impl Iterator<Item = &str> {
+        let of_group = self.cases.iter().filter(move |(of, _)| *of == group);
+        of_group.map(|(_, case)| case.as_str())
+    }
+
+    /// The metrics of a group: those that one of its cases has.
+    pub(super) fn metrics(&self, group: Group) -> Vec<&'static Metric> {
+        let has = |metric: &&Metric| {
+            self.cases(group).any(|case| self.figure(case, metric.name).is_some())
+        };
+        METRICS.iter().filter(has).collect()
+    }
+
+    /// How many things failed.
+    pub(super) fn failure_count(&self) -> usize {
+        self.failures.len()
     }
 }
 
@@ -118,8 +156,9 @@ fn of_rounds(visits: &[Visit], case: &str, metric: &str) -> BTreeMap<u32, f64> {
 
 /// A ratio, round by round: what changed on the machine between rounds has changed both of its sides.
 fn compared(visits: &[Visit], ratio: &Ratio) -> Option<Spread> {
-    let by = of_rounds(visits, ratio.by, ratio.metric);
     let of = of_rounds(visits, ratio.case, ratio.metric);
+    let Some(by) = ratio.by else { return Spread::of(of.into_values()) };
+    let by = of_rounds(visits, by, ratio.metric);
     Spread::of(of.iter().filter_map(|(round, value)| {
         let by = by.get(round).filter(|&&by| by > 0.0)?;
         Some(value / by)
@@ -139,22 +178,34 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{cpu}, {cores} cores, {:.0} GiB, Linux {kernel}; {rounds} rounds, loads of {seconds} s; load average at the \
-             start {load_average}. Medians [min..max]. One core receives: the kernel's receive thread, the worker and \
-             the socket's owner together; another makes the packets. CPU at half a million packets a second: run time \
-             of these threads, by the scheduler. Latency at 70 % of the row's own rate.\n",
+             start {load_average}. Medians [min..max]. Ping-pong: how far the two cores were from each other at the time, \
+             as the time of a cache line's way there and back.\n",
             *memory_bytes as f64 / f64::from(1 << 30)
         )?;
         if !self.machine.is_release {
             writeln!(f, "**A debug build: its figures say nothing.**\n")?;
         }
-        let has = |metric: &&Metric| self.results.iter().any(|it| it.metric == metric.name);
-        let metrics: Vec<_> = METRICS.iter().filter(has).collect();
-        write!(f, "| row |")?;
+        for group in Group::ALL {
+            self.fmt_group(f, group)?;
+        }
+        self.fmt_ratios(f)?;
+        self.fmt_failures(f)
+    }
+}
+
+impl Report {
+    fn fmt_group(&self, f: &mut fmt::Formatter<'_>, group: Group) -> fmt::Result {
+        let metrics = self.metrics(group);
+        if metrics.is_empty() {
+            return Ok(());
+        }
+        let (heading, text) = group.heading();
+        write!(f, "## {heading}\n\n{text}\n\n| case |")?;
         for metric in &metrics {
             write!(f, " {} |", metric.heading)?;
         }
         writeln!(f, "\n|---|{}", "---|".repeat(metrics.len()))?;
-        for case in self.cases() {
+        for case in self.cases(group) {
             write!(f, "| {case} |")?;
             for metric in &metrics {
                 match self.figure(case, metric.name) {
@@ -164,16 +215,15 @@ impl fmt::Display for Report {
             }
             writeln!(f)?;
         }
-        self.fmt_ratios(f)
+        writeln!(f)
     }
-}
 
-impl Report {
     fn fmt_ratios(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.ratios.is_empty() {
             return Ok(());
         }
-        writeln!(f, "\n| ratio | of | median [min..max] | wanted |\n|---|---|---|---|")?;
+        writeln!(f, "## Ratios, and figures that are to be something\n")?;
+        writeln!(f, "| ratio | of | median [min..max] | wanted |\n|---|---|---|---|")?;
         for (Ratio { case, by, metric, wanted }, spread) in &self.ratios {
             let bound = match wanted {
                 Wanted::AtLeast(least) => format!(">= {least}"),
@@ -186,9 +236,21 @@ impl Report {
                 None => "",
             };
             let shown = shown(spread, 1.0, 2);
-            writeln!(f, "| {case} / {by} | {metric} | {shown} | {bound}{verdict} |")?;
+            let of = by.map_or((*case).to_owned(), |by| format!("{case} / {by}"));
+            writeln!(f, "| {of} | {metric} | {shown} | {bound}{verdict} |")?;
         }
-        Ok(())
+        writeln!(f)
+    }
+
+    fn fmt_failures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.failures.is_empty() {
+            return Ok(());
+        }
+        writeln!(f, "## Failed\n")?;
+        for Failure { case, round, error } in &self.failures {
+            writeln!(f, "- {case}, round {}: {error}", round + 1)?;
+        }
+        writeln!(f)
     }
 }
 
@@ -213,7 +275,7 @@ pub(super) mod tests {
                 }
             })
             .collect();
-        Report::of(Machine::read(&options).expect("a machine"), &visits)
+        Report::of(Machine::read(&options).expect("a machine"), &visits, &[])
     }
 
     #[test]
@@ -241,6 +303,15 @@ pub(super) mod tests {
         let rates = [("afxdp-empty", 0, 1e7), ("vipdp-busy-drop-all", 0, 8e6)];
         let text = report(&rates).to_string();
         assert!(text.contains("| 0.80 [0.80..0.80] | >= 0.9: **missed** |"), "{text}");
+    }
+
+    #[test]
+    fn what_failed_is_told() {
+        let mut report = report(&[("xdp-drop", 0, 2e7)]);
+        let error = "no such device".to_owned();
+        report.failures.push(Failure { case: "nft-netdev", round: 1, error });
+        assert!(report.to_string().contains("- nft-netdev, round 2: no such device"));
+        assert!(report.json().expect("JSON").contains("no such device"));
     }
 
     #[test]

@@ -1,11 +1,16 @@
-//! The rows of the comparison, and which of them are held against each other.
+//! The rows: ways to bring packets from the interface to a service.
+
+use std::time::Duration;
 
 use vipdp_core::offload::OffloadMode;
 
+use super::group::Group;
 use super::rules::Rules;
 
-/// How many client addresses there are: each sends in turn.
+/// How many client addresses there are in most rows: each sends in turn.
 pub const CLIENTS: u32 = 65_536;
+/// How many packets of a flow follow each other in the rows of runs.
+pub const RUN_LEN: u32 = 8;
 
 /// How a worker waits for frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,8 @@ pub enum Work {
     XdpPass,
     /// An AF_XDP socket whose owner takes frames and gives them back.
     AfXdpEmpty,
+    /// No interface: a loop that writes frames from memory into a TAP, one by one.
+    TapWriter,
     /// vipdp's worker, with its XDP program, its AF_XDP socket and its TAP, in the shared-mac mode; how it waits, and
     /// what the program does by itself.
     Vipdp(Poll, Option<OffloadMode>),
@@ -37,21 +44,42 @@ pub enum Work {
 pub enum Owned {
     /// Nobody's.
     Nothing,
-    /// Those of one client in four.
-    Quarter,
-    /// Everybody's.
-    All,
+    /// Those of one client in so many: as in a cluster of so many nodes. 1: everybody's.
+    OneIn(u16),
 }
 
 impl Owned {
+    /// Those of one client in four.
+    pub const QUARTER: Self = Self::OneIn(4);
+    /// Everybody's.
+    pub const ALL: Self = Self::OneIn(1);
+
     /// The share of packets that are.
     pub fn share(self) -> f64 {
         match self {
             Self::Nothing => 0.0,
-            Self::Quarter => 0.25,
-            Self::All => 1.0,
+            Self::OneIn(nodes) => 1.0 / f64::from(nodes),
         }
     }
+
+    /// How many nodes such a cluster has.
+    pub fn nodes(self) -> u16 {
+        match self {
+            Self::Nothing => 1,
+            Self::OneIn(nodes) => nodes,
+        }
+    }
+}
+
+/// Who takes what the host is handed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// A UDP socket.
+    Socket,
+    /// A UDP socket that takes runs of a flow as one: UDP_GRO.
+    GroSocket,
+    /// Nobody: what vipdp's worker would write to its TAP, it counts and forgets.
+    Nobody,
 }
 
 /// A row: one way to do the work.
@@ -59,19 +87,67 @@ impl Owned {
 pub struct Row {
     /// Its name in all tables.
     pub name: &'static str,
+    /// The table that it stands in.
+    pub group: Group,
     /// What does the work.
     pub work: Work,
     /// What is accepted.
     pub owned: Owned,
+    /// Who takes it.
+    pub sink: Sink,
+    /// Client addresses.
+    pub clients: u32,
     /// Source ports of each client.
     pub ports: u32,
+    /// Packets of a flow that follow each other.
+    pub run_len: u32,
+    /// Whether flows are TCP connections, opened beforehand; else, datagrams.
+    pub is_tcp: bool,
+    /// Whether runs of a flow go to the host as one: `coalesce = true`.
+    pub coalesces: bool,
+    /// How often some buckets come and others go; `None`: none does.
+    pub moves: Option<Duration>,
+    /// Receive queues, each with a worker, and packets that are made on as many cores.
+    pub queues: u32,
+    /// Cores that packets are made on: the generator's, and the receiver's too.
+    pub generators: usize,
     /// Whether it takes too long for a quick run.
     pub is_long: bool,
 }
 
 impl Row {
     const fn new(name: &'static str, work: Work, owned: Owned) -> Self {
-        Self { name, work, owned, ports: 1, is_long: false }
+        Self {
+            name,
+            group: Group::Receive,
+            work,
+            owned,
+            sink: Sink::Socket,
+            clients: CLIENTS,
+            ports: 1,
+            run_len: 1,
+            is_tcp: false,
+            coalesces: true,
+            moves: None,
+            queues: 1,
+            generators: 1,
+            is_long: false,
+        }
+    }
+
+    const fn runs(name: &'static str, work: Work, sink: Sink) -> Self {
+        let (group, run_len) = (Group::Runs, RUN_LEN);
+        Self { group, run_len, sink, ..Self::new(name, work, Owned::ALL) }
+    }
+
+    const fn scaling(name: &'static str, owned: Owned) -> Self {
+        Self { group: Group::Scaling, ..Self::new(name, ADAPTIVE, owned) }
+    }
+
+    /// A worker that is busy with connections alone.
+    const fn flows(name: &'static str, clients: u32, ports: u32) -> Self {
+        let (sink, is_tcp) = (Sink::Nobody, true);
+        Self { work: BUSY, sink, is_tcp, clients, ports, ..Self::scaling(name, Owned::ALL) }
     }
 
     /// The row called `name`.
@@ -80,8 +156,8 @@ impl Row {
     }
 
     /// How many flows offer packets.
-    pub fn flows(&self) -> u64 {
-        u64::from(CLIENTS) * u64::from(self.ports)
+    pub fn flow_count(&self) -> u64 {
+        u64::from(self.clients) * u64::from(self.ports)
     }
 
     /// Whether a receiver of ours does the work, in place of the kernel's own means.
@@ -98,15 +174,22 @@ impl Row {
     pub fn is_af_xdp(&self) -> bool {
         matches!(self.work, Work::AfXdpEmpty | Work::Vipdp(..))
     }
+
+    /// Whether the kernel keeps an entry for each flow that is accepted.
+    pub fn is_tracked_by_kernel(&self) -> bool {
+        matches!(self.work, Work::Kernel(rules) if rules.tracks())
+    }
 }
 
 const ADAPTIVE: Work = Work::Vipdp(Poll::Adaptive, None);
 const BUSY: Work = Work::Vipdp(Poll::Busy, None);
 const OFFLOAD_DROP: Work = Work::Vipdp(Poll::Adaptive, Some(OffloadMode::Drop));
 const OFFLOAD_FULL: Work = Work::Vipdp(Poll::Adaptive, Some(OffloadMode::Full));
+const PLAIN: Work = Work::Kernel(Rules::None);
+const XT_CLUSTER: Work = Work::Kernel(Rules::XtCluster);
 
-/// Every row, in the order in which each round goes through them: those that are held against each other stand
-/// near each other, and the one that leaves most to clean up is the last.
+/// Every row, in the order in which each round goes through those of its group: those that are held against each other
+/// stand near each other, and the ones that leave most to clean up are the last.
 pub const ROWS: &[Row] = &[
     Row::new("xdp-drop", Work::XdpDrop, Owned::Nothing),
     Row::new("vipdp-offload-drop-drop-all", OFFLOAD_DROP, Owned::Nothing),
@@ -114,118 +197,62 @@ pub const ROWS: &[Row] = &[
     Row::new("afxdp-empty", Work::AfXdpEmpty, Owned::Nothing),
     Row::new("vipdp-busy-drop-all", BUSY, Owned::Nothing),
     Row::new("vipdp-drop-all", ADAPTIVE, Owned::Nothing),
-    Row::new("xdp-pass", Work::XdpPass, Owned::All),
-    Row::new("vipdp-offload-full-accept-all", OFFLOAD_FULL, Owned::All),
-    Row::new("kernel-plain", Work::Kernel(Rules::None), Owned::All),
-    Row::new("vipdp-busy-accept-all", BUSY, Owned::All),
-    Row::new("vipdp-accept-all", ADAPTIVE, Owned::All),
-    Row::new("vipdp-offload-drop-accept-all", OFFLOAD_DROP, Owned::All),
-    Row::new("vipdp", ADAPTIVE, Owned::Quarter),
-    Row::new("vipdp-busy", BUSY, Owned::Quarter),
-    Row::new("vipdp-offload-drop", OFFLOAD_DROP, Owned::Quarter),
-    Row::new("vipdp-offload-full", OFFLOAD_FULL, Owned::Quarter),
-    Row::new("xt-cluster", Work::Kernel(Rules::XtCluster), Owned::Quarter),
-    Row::new("nft-prerouting", Work::Kernel(Rules::NftPrerouting), Owned::Quarter),
-    Row::new("nft-netdev", Work::Kernel(Rules::NftNetdev), Owned::Quarter),
-    Row::new("seed-iptables-raw", Work::Kernel(Rules::SeedRaw), Owned::Quarter),
-    Row::new("seed-iptables-input", Work::Kernel(Rules::SeedInput), Owned::Quarter),
+    Row::new("xdp-pass", Work::XdpPass, Owned::ALL),
+    Row::new("vipdp-offload-full-accept-all", OFFLOAD_FULL, Owned::ALL),
+    Row::new("kernel-plain", PLAIN, Owned::ALL),
+    Row::new("tap-writer", Work::TapWriter, Owned::ALL),
+    Row::new("vipdp-busy-accept-all", BUSY, Owned::ALL),
+    Row::new("vipdp-accept-all", ADAPTIVE, Owned::ALL),
+    Row::new("vipdp-offload-drop-accept-all", OFFLOAD_DROP, Owned::ALL),
+    Row::new("xt-cluster-accept-all", XT_CLUSTER, Owned::ALL),
+    Row::new("vipdp", ADAPTIVE, Owned::QUARTER),
+    Row::new("vipdp-busy", BUSY, Owned::QUARTER),
+    Row::new("vipdp-offload-drop", OFFLOAD_DROP, Owned::QUARTER),
+    Row::new("vipdp-offload-full", OFFLOAD_FULL, Owned::QUARTER),
+    Row::new("xt-cluster", XT_CLUSTER, Owned::QUARTER),
+    Row::new("nft-prerouting", Work::Kernel(Rules::NftPrerouting), Owned::QUARTER),
+    Row::new("nft-netdev", Work::Kernel(Rules::NftNetdev), Owned::QUARTER),
+    Row::new("seed-iptables-raw", Work::Kernel(Rules::SeedRaw), Owned::QUARTER),
+    Row::new("seed-iptables-input", Work::Kernel(Rules::SeedInput), Owned::QUARTER),
+    Row { ports: 64, is_long: true, ..Row::new("xt-cluster-4m", XT_CLUSTER, Owned::QUARTER) },
+    Row::runs("tap-writer-runs", Work::TapWriter, Sink::Socket),
+    Row::runs("vipdp-busy-accept-all-runs", BUSY, Sink::Socket),
+    Row::runs("vipdp-accept-all-runs", ADAPTIVE, Sink::Socket),
     Row {
-        ports: 64,
-        is_long: true,
-        ..Row::new("xt-cluster-4m", Work::Kernel(Rules::XtCluster), Owned::Quarter)
+        coalesces: false,
+        ..Row::runs("vipdp-accept-all-runs-uncoalesced", ADAPTIVE, Sink::Socket)
     },
-];
-
-/// Two rows held against each other in one metric.
-#[derive(Clone, Copy, Debug)]
-pub struct Ratio {
-    /// What is divided.
-    pub case: &'static str,
-    /// By what.
-    pub by: &'static str,
-    /// The metric of both.
-    pub metric: &'static str,
-    /// What the ratio should be.
-    pub wanted: Wanted,
-}
-
-/// What a ratio should be.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Wanted {
-    /// So much at least.
-    AtLeast(f64),
-    /// So much at most.
-    AtMost(f64),
-    /// Whatever it is: it is shown.
-    Shown,
-}
-
-impl Wanted {
-    /// Whether `ratio` is as wanted; `None` where nothing is.
-    pub fn is_met(self, ratio: f64) -> Option<bool> {
-        match self {
-            Self::AtLeast(least) => Some(ratio >= least),
-            Self::AtMost(most) => Some(ratio <= most),
-            Self::Shown => None,
-        }
-    }
-}
-
-const fn ratio(
-    case: &'static str,
-    by: &'static str,
-    metric: &'static str,
-    wanted: Wanted,
-) -> Ratio {
-    Ratio { case, by, metric, wanted }
-}
-
-/// All that are held against each other.
-pub const RATIOS: &[Ratio] = &[
-    ratio("vipdp-busy-drop-all", "afxdp-empty", "total_pps", Wanted::AtLeast(0.9)),
-    ratio("vipdp-offload-drop-drop-all", "xdp-drop", "total_pps", Wanted::AtLeast(0.85)),
-    ratio("vipdp-offload-full-accept-all", "xdp-pass", "accepted_pps", Wanted::AtLeast(0.95)),
-    ratio("vipdp-offload-drop", "xt-cluster", "total_pps", Wanted::AtLeast(3.0)),
-    ratio("vipdp-offload-drop", "xt-cluster-4m", "total_pps", Wanted::AtLeast(3.0)),
-    ratio("vipdp-offload-drop", "nft-netdev", "total_pps", Wanted::AtLeast(2.0)),
-    ratio("vipdp-offload-drop", "seed-iptables-raw", "total_pps", Wanted::AtLeast(2.0)),
-    ratio("vipdp-offload-drop", "seed-iptables-input", "total_pps", Wanted::AtLeast(2.0)),
-    ratio("vipdp-offload-full", "xt-cluster", "accepted_pps", Wanted::AtLeast(1.0)),
-    ratio("vipdp-offload-full", "nft-prerouting", "accepted_pps", Wanted::AtLeast(1.0)),
-    ratio("vipdp-offload-full", "nft-netdev", "accepted_pps", Wanted::AtLeast(1.0)),
-    ratio("vipdp-offload-full", "seed-iptables-raw", "accepted_pps", Wanted::AtLeast(1.0)),
-    ratio("vipdp-offload-full", "seed-iptables-input", "accepted_pps", Wanted::AtLeast(1.0)),
-    ratio("vipdp-offload-drop", "xt-cluster", "accepted_pps", Wanted::Shown),
-    ratio("vipdp", "xt-cluster", "total_pps", Wanted::Shown),
-    ratio("vipdp", "nft-netdev", "total_pps", Wanted::Shown),
-    ratio("vipdp", "seed-iptables-input", "total_pps", Wanted::Shown),
-    ratio("vipdp-busy", "xt-cluster", "total_pps", Wanted::Shown),
-    ratio("vipdp-busy", "nft-netdev", "total_pps", Wanted::Shown),
-    ratio("vipdp-busy", "seed-iptables-input", "total_pps", Wanted::Shown),
-    ratio("vipdp-busy", "xt-cluster", "accepted_pps", Wanted::Shown),
-    ratio("vipdp-busy-accept-all", "kernel-plain", "accepted_pps", Wanted::Shown),
-    ratio("vipdp-busy-accept-all", "kernel-plain", "read_pps", Wanted::Shown),
-    ratio("vipdp", "xt-cluster", "cpu_ns_per_packet", Wanted::AtMost(1.0)),
-    ratio("vipdp-offload-drop", "xt-cluster", "cpu_ns_per_packet", Wanted::Shown),
-    ratio("vipdp-offload-full", "xt-cluster", "cpu_ns_per_packet", Wanted::Shown),
-    ratio("vipdp", "xt-cluster", "memory_per_flow", Wanted::AtMost(0.05)),
+    Row::runs("kernel-plain-runs", PLAIN, Sink::Socket),
+    Row::runs("tap-writer-runs-gro", Work::TapWriter, Sink::GroSocket),
+    Row::runs("vipdp-busy-accept-all-runs-gro", BUSY, Sink::GroSocket),
+    Row::runs("vipdp-accept-all-runs-gro", ADAPTIVE, Sink::GroSocket),
+    Row::runs("kernel-plain-runs-gro", PLAIN, Sink::GroSocket),
+    Row::flows("vipdp-flows-1k", 1 << 10, 1),
+    Row::flows("vipdp-flows-64k", 1 << 16, 1),
+    Row::flows("vipdp-flows-1m", 1 << 16, 1 << 4),
+    Row { is_long: true, ..Row::flows("vipdp-flows-16m", 1 << 16, 1 << 8) },
+    Row::scaling("vipdp-moves-never", Owned::QUARTER),
+    Row {
+        moves: Some(Duration::from_millis(2)),
+        ..Row::scaling("vipdp-moves-every-2ms", Owned::QUARTER)
+    },
+    Row::scaling("vipdp-nodes-2", Owned::OneIn(2)),
+    Row::scaling("vipdp-nodes-8", Owned::OneIn(8)),
+    Row::scaling("vipdp-nodes-64", Owned::OneIn(64)),
+    Row { generators: 2, ..Row::scaling("vipdp-queues-1", Owned::QUARTER) },
+    Row { generators: 2, queues: 2, ..Row::scaling("vipdp-queues-2", Owned::QUARTER) },
 ];
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::report::METRICS;
     use super::*;
 
     #[test]
-    fn rows_have_names_of_their_own_and_ratios_name_rows_and_metrics() {
+    fn rows_have_names_of_their_own() {
         let names: BTreeSet<_> = ROWS.iter().map(|row| row.name).collect();
         assert_eq!(names.len(), ROWS.len());
-        for ratio in RATIOS {
-            assert!(names.contains(ratio.case) && names.contains(ratio.by), "{ratio:?}");
-            assert!(METRICS.iter().any(|metric| metric.name == ratio.metric), "{ratio:?}");
-        }
     }
 
     #[test]
@@ -244,6 +271,7 @@ mod tests {
             "vipdp-offload-full-drop-all",
             "vipdp-offload-full-accept-all",
             "kernel-plain",
+            "tap-writer",
             "xt-cluster",
             "xt-cluster-4m",
             "nft-prerouting",
@@ -253,8 +281,8 @@ mod tests {
         ] {
             assert!(Row::named(name).is_some(), "{name}");
         }
-        assert_eq!(Row::named("xt-cluster").map(Row::flows), Some(1 << 16));
-        assert_eq!(Row::named("xt-cluster-4m").map(Row::flows), Some(1 << 22));
+        assert_eq!(Row::named("xt-cluster").map(Row::flow_count), Some(1 << 16));
+        assert_eq!(Row::named("xt-cluster-4m").map(Row::flow_count), Some(1 << 22));
     }
 
     #[test]
@@ -262,18 +290,13 @@ mod tests {
         for row in ROWS {
             match row.work {
                 Work::XdpDrop | Work::AfXdpEmpty => assert_eq!(row.owned, Owned::Nothing),
-                Work::XdpPass | Work::Kernel(Rules::None) => assert_eq!(row.owned, Owned::All),
-                Work::Kernel(_) => assert_eq!(row.owned, Owned::Quarter),
+                Work::XdpPass | Work::TapWriter | Work::Kernel(Rules::None) => {
+                    assert_eq!(row.owned, Owned::ALL);
+                }
+                Work::Kernel(Rules::XtCluster) => {}
+                Work::Kernel(_) => assert_eq!(row.owned, Owned::QUARTER),
                 Work::Vipdp(..) => {}
             }
         }
-    }
-
-    #[test]
-    fn wanted_ratios_are_bounds() {
-        assert_eq!(Wanted::AtLeast(2.0).is_met(2.0), Some(true));
-        assert_eq!(Wanted::AtLeast(2.0).is_met(1.9), Some(false));
-        assert_eq!(Wanted::AtMost(1.0).is_met(1.1), Some(false));
-        assert_eq!(Wanted::Shown.is_met(1.1), None);
     }
 }

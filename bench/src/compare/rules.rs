@@ -4,6 +4,7 @@
 //! has a counter that it could do without.
 
 use super::lab::{Lab, VIP};
+use super::rows::Owned;
 
 /// Rules for the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +24,8 @@ pub enum Rules {
 }
 
 impl Rules {
-    /// The command that puts them in place, and what it reads.
-    pub fn command(self, interface: &str) -> Option<(Vec<String>, String)> {
+    /// The command that puts them in place on one of so many nodes, and what it reads.
+    pub fn command(self, interface: &str, nodes: u16) -> Option<(Vec<String>, String)> {
         let iptables = |rule: &str| {
             // The legacy tables' own evaluation is faster than nftables' emulation of it.
             let line = format!("iptables-legacy -w -d {VIP} -j DROP {rule}");
@@ -33,22 +34,27 @@ impl Rules {
         let nft = |family: &str, hook: &str| {
             let rules = format!(
                 "table {family} compare {{\n chain incoming {{\n  type filter hook {hook}\n  \
-                 ip daddr {VIP} jhash ip saddr mod 4 seed 0xdeadbeef != 0 drop\n }}\n}}\n"
+                 ip daddr {VIP} jhash ip saddr mod {nodes} seed 0xdeadbeef != 0 drop\n }}\n}}\n"
             );
             Some((words("nft -f -"), rules))
         };
         match self {
             Self::None => None,
-            Self::XtCluster => iptables(
-                "-t mangle -A PREROUTING -m cluster --cluster-total-nodes 4 ! --cluster-local-node 1 \
+            Self::XtCluster => iptables(&format!(
+                "-t mangle -A PREROUTING -m cluster --cluster-total-nodes {nodes} ! --cluster-local-node 1 \
                  --cluster-hash-seed 0xdeadbeef",
-            ),
+            )),
             Self::NftPrerouting => nft("ip", "prerouting priority raw; policy accept;"),
             Self::NftNetdev => {
                 nft("netdev", &format!("ingress device {interface} priority 0; policy accept;"))
             }
-            Self::SeedRaw => iptables("-t raw -A PREROUTING ! -s 0.0.0.0/0.0.0.3"),
-            Self::SeedInput => iptables("-t filter -A INPUT ! -s 0.0.0.0/0.0.0.3"),
+            // The last bits of an address: as many as name one of the nodes.
+            Self::SeedRaw => {
+                iptables(&format!("-t raw -A PREROUTING ! -s 0.0.0.0/0.0.0.{}", nodes - 1))
+            }
+            Self::SeedInput => {
+                iptables(&format!("-t filter -A INPUT ! -s 0.0.0.0/0.0.0.{}", nodes - 1))
+            }
         }
     }
 
@@ -58,8 +64,8 @@ impl Rules {
     }
 
     /// Puts them in place.
-    pub(super) fn apply(self, lab: &Lab) -> anyhow::Result<()> {
-        match self.command(lab.node_interface()) {
+    pub(super) fn apply(self, lab: &Lab, owned: Owned) -> anyhow::Result<()> {
+        match self.command(lab.node_interface(), owned.nodes()) {
             Some((command, input)) => lab.node().run_with(&command, &input).map(drop),
             None => Ok(()),
         }
@@ -77,10 +83,10 @@ mod tests {
     #[test]
     fn rules_name_the_address_and_drop_what_is_not_ours() {
         let text = |rules: Rules| {
-            let (command, input) = rules.command("node0").expect("rules");
+            let (command, input) = rules.command("node0", 4).expect("rules");
             format!("{} {input}", command.join(" "))
         };
-        assert_eq!(Rules::None.command("node0"), None);
+        assert_eq!(Rules::None.command("node0", 1), None);
         for rules in [
             Rules::XtCluster,
             Rules::NftPrerouting,

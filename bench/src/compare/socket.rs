@@ -29,8 +29,12 @@ const PROBE_PORT: u16 = PORT + 1;
 
 /// Datagrams taken by one call.
 const BATCH: usize = 64;
-/// Room for a datagram; what is beyond it is cut off.
-const DATAGRAM: usize = 64;
+/// Bytes of a datagram of the load: what a frame of [`FRAME_LEN`] leaves beside the headers of Ethernet, IPv4 and UDP.
+const DATAGRAM: usize = FRAME_LEN - 14 - 20 - 8;
+/// Bytes of the load's frames.
+pub const FRAME_LEN: usize = 100;
+/// Datagrams that the kernel takes for one at most (`UDP_MAX_SEGMENTS`, Linux, include/linux/udp.h).
+const RUN_MAX: usize = 128;
 /// Bytes that may wait: at a million a second, some tens of milliseconds' worth.
 const BUFFER: usize = 64 << 20;
 /// How long it rests when there is nothing.
@@ -42,6 +46,9 @@ pub struct Options {
     /// The core to run on.
     #[arg(long)]
     core: usize,
+    /// Take runs of a flow as one (UDP_GRO).
+    #[arg(long)]
+    gro: bool,
 }
 
 /// What it has taken in.
@@ -61,12 +68,14 @@ pub(super) fn run(options: &Options) -> Result<()> {
     affinity::pin(options.core)?;
     let load = bound(PORT)?;
     let probes = bound(PROBE_PORT)?;
+    setsockopt(&load, sockopt::UdpGroSegment, &options.gro).context("no UDP_GRO")?;
+    let room = if options.gro { RUN_MAX * DATAGRAM } else { DATAGRAM };
     let read = Arc::<AtomicU64>::default();
     let latencies = Arc::<Mutex<Vec<u64>>>::default();
     let (counter, list) = (Arc::clone(&read), Arc::clone(&latencies));
     thread::spawn(move || {
         // The process ends with its socket, if ever.
-        if let Err(error) = take_load(&load, &counter) {
+        if let Err(error) = take_load(&load, room, &counter) {
             eprintln!("the service's socket: {error}");
             std::process::exit(1);
         }
@@ -92,16 +101,19 @@ fn bound(port: u16) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Takes the load's datagrams for ever.
-fn take_load(socket: &UdpSocket, read: &AtomicU64) -> Result<()> {
+/// Takes the load's datagrams for ever, `room` bytes of them at once.
+fn take_load(socket: &UdpSocket, room: usize, read: &AtomicU64) -> Result<()> {
     let mut headers = MultiHeaders::<()>::preallocate(BATCH, None);
-    let mut datagrams = [[0; DATAGRAM]; BATCH];
+    let mut buffer = vec![0; BATCH * room];
     let flags = MsgFlags::MSG_DONTWAIT;
     loop {
-        let mut slices = datagrams.each_mut().map(|datagram| [IoSliceMut::new(datagram)]);
+        let mut slices: Vec<_> =
+            buffer.chunks_mut(room).map(|part| [IoSliceMut::new(part)]).collect();
         match recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), flags, None) {
             Ok(received) => {
-                read.fetch_add(received.count() as u64, Relaxed);
+                // All of one length, so that a run's says how many it is of.
+                let datagrams = received.map(|it| it.bytes.div_ceil(DATAGRAM) as u64);
+                read.fetch_add(datagrams.sum(), Relaxed);
             }
             Err(Errno::EAGAIN) => thread::sleep(REST),
             Err(Errno::EINTR) => {}

@@ -21,21 +21,22 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sys::signalfd::SignalFd;
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 use vipdp_core::bucket::Bucket;
 use vipdp_core::flow::{FlowState, FlowTable, Seconds};
 use vipdp_core::offload::OffloadMode;
 use vipdp_core::wire::protocol::TCP;
 
 use super::counters::{self, Counters, Tally};
-use super::lab::{CLIENT_FIRST, Lab, VIP};
+use super::group::Group;
+use super::lab::{CLIENT_FIRST, VIP};
+use super::node::Node;
 use super::options::Options;
 use super::part::Part;
-use super::rows::{CLIENTS, Row, Work};
-use super::{ping_pong, receive, socket};
+use super::rows::{Owned, Row, Sink, Work};
+use super::{receive, socket, writer};
 use crate::pktgen;
 
 /// Packets a second of the light load.
@@ -59,7 +60,7 @@ const WARM_UP_PPS: u64 = 1_000_000;
 const SETTLES_WITHIN: Duration = Duration::from_secs(20);
 /// They are at rest when they have not changed for so long.
 const AT_REST: Duration = Duration::from_millis(30);
-/// How long the threads are watched without load.
+/// How long the threads are watched without load, before each.
 const IDLE_WATCH: Duration = Duration::from_millis(50);
 /// How far the accepted share may be from what is owned: clients fall on nodes by hash.
 const SHARE_TOLERANCE: f64 = 0.05;
@@ -75,30 +76,29 @@ const ENTRY_LEN: usize = 8;
 /// What a visit found.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Visit {
-    /// The row.
+    /// What was measured.
     pub case: String,
+    /// What it belongs to.
+    pub group: Group,
     /// Which round it was, from 0 on.
     pub round: u32,
-    /// Under the load that nothing can take.
-    pub overload: Tally,
-    /// Under the light load.
-    pub light: Tally,
+    /// Of a row: under the load that nothing can take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overload: Option<Tally>,
+    /// Of a row: under the light load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub light: Option<Tally>,
     /// The figures, by metric.
     pub figures: BTreeMap<String, f64>,
 }
 
-/// A row that is set up. What runs inside the lab ends before it.
+/// A row that is set up. The socket's owner ends before the node.
 struct Stand<'a> {
     row: &'static Row,
     options: &'a Options,
     end: &'a SignalFd,
     socket: Part<'a>,
-    receiver: Option<Part<'a>>,
-    /// The kernel's thread, unless the worker takes its place.
-    receive_thread: Option<u32>,
-    to_mac: String,
-    lab: Lab,
-    _state: TempDir,
+    node: Node<'a>,
 }
 
 /// What a load did.
@@ -117,12 +117,15 @@ pub(super) fn visit(
     options: &Options,
     end: &SignalFd,
 ) -> Result<Visit> {
-    let mut figures = BTreeMap::new();
-    let mut put = |metric: &str, value: f64| figures.insert(metric.to_owned(), value);
-    put("ping_pong_ns", ping_pong::measure_ns([options.generator_core, options.receive_core])?);
+    let mut visit =
+        Visit { case: row.name.to_owned(), group: row.group, round, ..Visit::default() };
+    let mut put = |metric: &str, value: f64| visit.figures.insert(metric.to_owned(), value);
     let mut stand = Stand::new(row, options, end)?;
     if let Some(bytes) = stand.warm_up()? {
         put("memory_per_flow", bytes);
+    }
+    if stand.idles() {
+        put("idle_cpu_percent", stand.idle_percent()?);
     }
     let overload = stand.load(None)?;
     let pps = |packets: u64| packets as f64 / overload.active_s;
@@ -130,76 +133,77 @@ pub(super) fn visit(
     put("offered_pps", pps(overload.tally.sent));
     put("total_pps", total_pps);
     put("accepted_pps", pps(overload.tally.accepted));
-    put("read_pps", pps(overload.tally.read));
-    if !row.polls() {
-        stand.lab.set_moderation(MODERATION_NS)?;
+    if row.sink != Sink::Nobody {
+        put("read_pps", pps(overload.tally.read));
     }
-    let light = stand.load(Some(LIGHT_PPS))?;
-    if light.tally.handled() > 0 {
-        put("cpu_ns_per_packet", light.run_ns / light.tally.handled() as f64);
+    visit.overload = Some(overload.tally);
+    if row.work != Work::TapWriter {
+        if !row.polls() {
+            stand.node.lab.set_moderation(MODERATION_NS)?;
+        }
+        let light = stand.load(Some(LIGHT_PPS))?;
+        if light.tally.handled() > 0 {
+            put("cpu_ns_per_packet", light.run_ns / light.tally.handled() as f64);
+        }
+        visit.light = Some(light.tally);
     }
-    if row.owned.share() > 0.0 {
+    if stand.has_latency() {
         let latency = stand.latency((total_pps * LATENCY_SHARE) as u64)?;
         let us = |ns: Option<u64>| ns.map_or(f64::NAN, |ns| ns as f64 / 1000.0);
         put("latency_p50_us", us(latency.p50_ns));
         put("latency_p99_us", us(latency.p99_ns));
     }
-    figures.retain(|_, value| value.is_finite());
-    let case = row.name.to_owned();
-    Ok(Visit { case, round, overload: overload.tally, light: light.tally, figures })
+    visit.figures.retain(|_, value| value.is_finite());
+    Ok(visit)
 }
 
 impl<'a> Stand<'a> {
     fn new(row: &'static Row, options: &'a Options, end: &'a SignalFd) -> Result<Self> {
-        let lab = Lab::new()?;
-        let state = tempfile::tempdir().context("no directory for what is to be undone")?;
-        let core = options.receive_core.to_string();
-        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
-        let socket = Part::start(lab.node(), &words(&["serve", "--core", &core]), end)?.ready()?;
-        let to_mac = if row.is_af_xdp() {
-            receive::SHARED_MAC.to_string()
-        } else {
-            lab.add_vip()?;
-            lab.node_mac().to_owned()
-        };
-        let receiver = if row.has_receiver() {
-            let interface = lab.node_interface();
-            let mut arguments =
-                words(&["receive", "--row", row.name, "--interface", interface, "--core", &core]);
-            arguments.extend(["--state-dir".to_owned(), state.path().display().to_string()]);
-            Some(Part::start(lab.node(), &arguments, end)?.ready()?)
-        } else {
-            None
-        };
-        if let Work::Kernel(rules) = row.work {
-            rules.apply(&lab)?;
+        let node = Node::new(row, options, end)?;
+        let mut words: Vec<_> =
+            ["serve", "--core", &options.receive_core.to_string()].map(str::to_owned).into();
+        if row.sink == Sink::GroSocket {
+            words.push("--gro".to_owned());
         }
-        let receive_thread = match row.polls() {
-            true => None,
-            false => Some(lab.receive_on(options.receive_core)?.as_raw() as u32),
-        };
-        let _state = state;
-        Ok(Self { row, options, end, socket, receiver, receive_thread, to_mac, lab, _state })
+        let socket = Part::start(node.lab.node(), &words, end)?.ready()?;
+        Ok(Self { row, options, end, socket, node })
+    }
+
+    /// Whether what the row costs without load is of interest: of a worker, in the mixed load that is usual.
+    fn idles(&self) -> bool {
+        matches!(self.row.work, Work::Vipdp(..))
+            && self.row.group == Group::Receive
+            && self.row.owned == Owned::QUARTER
+    }
+
+    /// Whether packets that say when they were sent reach a socket that reads it.
+    fn has_latency(&self) -> bool {
+        let row = self.row;
+        row.group == Group::Receive && row.owned != Owned::Nothing && row.work != Work::TapWriter
     }
 
     /// Sends each flow's packet once or twice, so that everything is in its place. Returns what the node
     /// keeps for each flow, bytes, where it keeps something.
     fn warm_up(&mut self) -> Result<Option<f64>> {
-        let tracks = matches!(self.row.work, Work::Kernel(rules) if rules.tracks());
+        let row = self.row;
+        if row.work == Work::TapWriter || row.is_tcp {
+            return Ok(None);
+        }
         let bytes = counters::kernel_bytes()?;
-        let flows = self.row.flows();
+        let flows = row.flow_count();
         let patience = GENERATOR_PATIENCE + Duration::from_secs(flows / WARM_UP_PPS);
         let how = format!("--rate {WARM_UP_PPS} --count {flows}");
-        let _: pktgen::Report = self.generate(&how)?.finish(patience)?;
-        match self.row.work {
-            Work::Vipdp(..) => Ok(Some(table_bytes_per_flow())),
-            _ if tracks => {
+        let _: pktgen::Report =
+            self.generate(self.options.generator_core, &how)?.finish(patience)?;
+        match row.work {
+            Work::Vipdp(..) if row.group == Group::Receive => Ok(Some(table_bytes_per_flow())),
+            _ if row.is_tracked_by_kernel() => {
                 let tracked = counters::tracked(self.socket.pid());
-                let expected = flows as f64 * self.row.owned.share();
+                let expected = flows as f64 * row.owned.share();
                 ensure!(
                     tracked as f64 > expected / 2.0,
                     "{}: the kernel tracks {tracked} flows, not {expected}",
-                    self.row.name
+                    row.name
                 );
                 let grown = counters::kernel_bytes()?.saturating_sub(bytes);
                 Ok(Some(grown as f64 / tracked as f64))
@@ -208,19 +212,49 @@ impl<'a> Stand<'a> {
         }
     }
 
-    /// Starts the generator, which has its rate and its end from `how`.
-    fn generate(&self, how: &str) -> Result<Part<'a>> {
-        let Self { lab, options, row, to_mac, .. } = self;
-        let interface = lab.generator_interface();
-        let (ports, core) = (row.ports, options.generator_core);
-        let repeat = ((options.seconds() * CALLS_PER_S) as u32).clamp(REPEAT.0, REPEAT.1);
+    /// Starts a generator on a core, which has its rate and its end from `how`.
+    fn generate(&self, core: usize, how: &str) -> Result<Part<'a>> {
+        let Self { node, options, row, .. } = self;
+        let (interface, to_mac) = (node.lab.generator_interface(), &node.to_mac);
+        let (clients, ports, frame_len) = (row.clients, row.ports, socket::FRAME_LEN);
+        let calls = options.seconds() * CALLS_PER_S / row.generators as f64;
+        let repeat = (calls as u32).clamp(REPEAT.0, REPEAT.1);
+        let uncounted = if row.generators > 1 { "--uncounted" } else { "" };
         let line = format!(
             "generate --interface {interface} --to {VIP} --port {} --to-mac {to_mac} --from {CLIENT_FIRST} \
-             --addresses {CLIENTS} --ports {ports} --core {core} --repeat {repeat} --linger-ms 0 --json {how}",
+             --addresses {clients} --ports {ports} --frame-len {frame_len} --core {core} --repeat {repeat} \
+             --linger-ms 0 --json {uncounted} {how}",
             socket::PORT
         );
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        Part::start(lab.generator(), &words, self.end)
+        Part::start(node.lab.generator(), &words, self.end)
+    }
+
+    /// Sends at this rate, or as fast as it goes, for as long as a load lasts. Returns how many packets there were, and in
+    /// how many seconds.
+    fn send(&mut self, rate: Option<u64>) -> Result<(u64, f64)> {
+        let seconds = self.options.seconds();
+        if self.row.work == Work::TapWriter {
+            let written: writer::Written = self.node.ask_receiver(&seconds.to_string())?;
+            return Ok((written.sent, written.seconds));
+        }
+        let Row { run_len, generators, is_tcp, .. } = *self.row;
+        let traffic = if is_tcp { "tcp" } else { "udp" };
+        let load = match rate.map(|rate| rate / generators as u64) {
+            Some(rate) => format!("--rate {rate} --count {}", in_time(rate, seconds)),
+            None => format!("--duration {seconds}"),
+        };
+        let how = format!("{load} --run-len {run_len} --traffic {traffic}");
+        let cores = [self.options.generator_core, self.options.receive_core];
+        let started = cores[..generators].iter().map(|&core| self.generate(core, &how));
+        let started = started.collect::<Result<Vec<_>>>()?;
+        let patience = GENERATOR_PATIENCE + Duration::from_secs_f64(seconds);
+        let mut total = (0, 0.0_f64);
+        for generator in started {
+            let report: pktgen::Report = generator.finish(patience)?;
+            total = (total.0 + report.sent, total.1.max(report.active_seconds));
+        }
+        Ok(total)
     }
 
     /// One load, to its end.
@@ -228,20 +262,14 @@ impl<'a> Stand<'a> {
         let idle = self.idle_share()?;
         let before = self.counters()?;
         let (start, run_before) = (Instant::now(), self.run_ns()?);
-        let seconds = self.options.seconds();
-        let how = match rate {
-            Some(rate) => format!("--rate {rate} --count {}", in_time(rate, seconds)),
-            None => format!("--duration {seconds}"),
-        };
-        let patience = GENERATOR_PATIENCE + Duration::from_secs_f64(seconds);
-        let report: pktgen::Report = self.generate(&how)?.finish(patience)?;
-        let (after, tally) = self.settled(&before, report.sent)?;
+        let (sent, active_s) = self.send(rate)?;
+        let (after, tally) = self.settled(&before, sent)?;
         self.check_share(&tally)?;
         self.check_offload(&tally, after.by_program_since(&before))?;
         let run_ns = (self.run_ns()? - run_before) as f64;
-        let without_load_s = start.elapsed().as_secs_f64() - report.active_seconds;
+        let without_load_s = start.elapsed().as_secs_f64() - active_s;
         let run_ns = run_ns - idle * without_load_s.max(0.0) * 1e9;
-        Ok(Load { tally, active_s: report.active_seconds, run_ns: run_ns.max(0.0) })
+        Ok(Load { tally, active_s, run_ns: run_ns.max(0.0) })
     }
 
     /// Waits until every packet is accounted for.
@@ -251,8 +279,12 @@ impl<'a> Stand<'a> {
         loop {
             thread::sleep(AT_REST);
             let now = self.counters()?;
-            let tally = now.since(before, sent);
-            if now == last && tally.adds_up() {
+            let mut tally = now.since(before, sent, self.row.sink);
+            if self.row.generators > self.row.queues as usize {
+                // Two cores that send into one queue count what they lose in one place, and so too little.
+                tally.lost = sent.saturating_sub(tally.handled());
+            }
+            if now == last && tally.adds_up(self.row.sink) {
                 return Ok((now, tally));
             }
             ensure!(
@@ -298,34 +330,49 @@ impl<'a> Stand<'a> {
         let every = (rate / STAMPS_PPS) | 1;
         let how = format!("--rate {rate} --count {} --stamp-every {every}", in_time(rate, seconds));
         let patience = GENERATOR_PATIENCE + Duration::from_secs_f64(seconds);
-        let _: pktgen::Report = self.generate(&how)?.finish(patience)?;
+        let _: pktgen::Report =
+            self.generate(self.options.generator_core, &how)?.finish(patience)?;
         thread::sleep(AT_REST);
         self.socket.ask("report")
     }
 
     fn counters(&mut self) -> Result<Counters> {
-        let mut counters = Counters::of(self.socket.pid(), self.lab.node_interface())?;
+        let interface = match self.row.work {
+            Work::TapWriter => receive::TAP,
+            _ => self.node.lab.node_interface(),
+        };
+        let mut counters = Counters::of(self.socket.pid(), interface)?;
         let read: socket::Report = self.socket.ask("report")?;
         counters.read = read.read;
-        if let (Some(receiver), true) = (&mut self.receiver, self.row.is_af_xdp()) {
-            counters.receiver = Some(receiver.ask("report")?);
+        if self.row.is_af_xdp() {
+            counters.receiver = Some(self.node.ask_receiver("report")?);
         }
         Ok(counters)
     }
 
     /// How long the threads that do the row's work have run.
     fn run_ns(&self) -> Result<u64> {
-        let receiver = self.receiver.as_ref().map(Part::pid);
-        let threads = [Some(self.socket.pid()), self.receive_thread, receiver];
-        counters::run_ns(threads.into_iter().flatten())
+        self.node.run_ns(&[self.socket.pid()])
     }
 
     /// What share of a core they take without load.
     fn idle_share(&self) -> Result<f64> {
-        let (start, before) = (Instant::now(), self.run_ns()?);
-        thread::sleep(IDLE_WATCH);
-        Ok((self.run_ns()? - before) as f64 / start.elapsed().as_nanos() as f64)
+        share(IDLE_WATCH, || self.run_ns())
     }
+
+    /// What of a core the receiver takes without load, percent.
+    fn idle_percent(&self) -> Result<f64> {
+        let watch = Duration::from_secs_f64(self.options.seconds());
+        thread::sleep(IDLE_WATCH);
+        Ok(100.0 * share(watch, || self.node.run_ns(&[]))?)
+    }
+}
+
+/// What share of a core that takes, of which `run_ns` says how long it has run.
+fn share(watch: Duration, run_ns: impl Fn() -> Result<u64>) -> Result<f64> {
+    let (start, before) = (Instant::now(), run_ns()?);
+    thread::sleep(watch);
+    Ok((run_ns()? - before) as f64 / start.elapsed().as_nanos() as f64)
 }
 
 /// How many packets there are in so many seconds.

@@ -26,6 +26,7 @@ impl Drop for Thread {
 pub(super) fn run(options: &Options, templates: &[Template], end: &End<'_>) -> Result<Sent> {
     ensure!(options.traffic == Traffic::Udp, "the kernel's generator sends UDP only");
     ensure!(options.zipf.is_none(), "the kernel's generator does not draw flows");
+    ensure!(options.run_len == 1, "the kernel's generator gives no flow two turns in a row");
     let [template] = templates else { bail!("the kernel's generator sends one family at a time") };
     ensure!(end.packets != u64::MAX, "the kernel's generator wants --count");
     ensure!(

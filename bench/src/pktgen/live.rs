@@ -206,7 +206,7 @@ fn settings(
         stamps.every,
         stamps.udp_at,
         stamps.port,
-        0,
+        flows.run_len(),
     ];
     let mut bytes = pace.interval_ns.to_ne_bytes().to_vec();
     bytes.extend(packets.to_ne_bytes());

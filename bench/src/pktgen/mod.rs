@@ -91,7 +91,9 @@ pub fn run(options: &Options, stop: Option<BorrowedFd<'_>>) -> Result<Report> {
         stop,
     };
     let mut programs = Programs::load()?;
-    programs.count_received(&options.interface)?;
+    if !options.uncounted {
+        programs.count_received(&options.interface)?;
+    }
     let sent = match options.engine {
         Engine::Live => {
             ensure!(options.replay.is_none(), "captures are replayed by --engine af-xdp");
@@ -139,7 +141,7 @@ fn flows(options: &Options) -> Result<Flows> {
         options.ports,
         options.port_first,
     );
-    Ok(Flows::new(options.addresses, options.ports, options.zipf)?)
+    Ok(Flows::new(options.addresses, options.ports, options.run_len, options.zipf)?)
 }
 
 /// The templates of a run: all of one length, as one frame serves them all.

@@ -74,6 +74,14 @@ pub struct Options {
     #[arg(long, value_name = "EXPONENT")]
     pub zipf: Option<f64>,
 
+    /// Packets of a flow that follow each other before the next flow has its turn.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub run_len: u32,
+
+    /// Do not count what comes back: another run on the same interface does.
+    #[arg(long)]
+    pub uncounted: bool,
+
     /// Bytes of a frame, without its check sequence.
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = parse_len)]
     pub frame_len: usize,
