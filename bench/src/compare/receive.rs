@@ -237,8 +237,8 @@ fn switch_on(
     })?;
     let table = OffloadTable::to_user().passing(mode, holdings);
     let table = table.closed(&table.ajar(holdings), &BucketSet::EMPTY);
-    offload.set_table(&table)?;
-    offload.set_lease(u64::MAX)?;
+    offload.change(|_| table.clone());
+    offload.set_lease(u64::MAX);
     Ok(offload)
 }
 

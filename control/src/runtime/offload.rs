@@ -8,18 +8,17 @@
 //!                     close those buckets of which there is no flow
 //! ```
 //!
-//! The lease is that of the snapshots. It is not renewed when the program's table cannot be written:
-//! then all goes to the workers, which are told in any case.
+//! The lease is that of the snapshots.
 
 use std::sync::Arc;
 
-use tracing::{debug, error};
+use tracing::debug;
 use vipdp_core::bucket::{Bucket, BucketSet};
 use vipdp_core::decide::Now;
 use vipdp_core::flow::{BucketScan, FlowTable};
 use vipdp_core::offload::{OffloadMode, OffloadTable};
 use vipdp_core::snapshot::{Holding, Holdings};
-use vipdp_io::xdp::{Offload, XdpError};
+use vipdp_io::xdp::Offload;
 
 use super::workers::Progress;
 
@@ -82,17 +81,13 @@ impl Offloading {
     /// Prepares the program for a snapshot that is published next.
     pub fn before_publication(&mut self, holdings: &Holdings, lease_until_ns: u64) {
         self.closing.retain_foreign(holdings);
-        let mode = self.mode;
-        let done = self
-            .change(|table| table.opened(mode, holdings))
-            .and_then(|()| self.maps.set_lease(lease_until_ns));
-        log_failure(done);
+        self.maps.change(|table| table.opened(self.mode, holdings));
+        self.maps.set_lease(lease_until_ns);
     }
 
     /// Follows the snapshot that was published just now.
     pub fn after_publication(&mut self, holdings: Holdings) {
-        let mode = self.mode;
-        log_failure(self.change(|table| table.passing(mode, &holdings)));
+        self.maps.change(|table| table.passing(self.mode, &holdings));
         self.holdings = holdings;
     }
 
@@ -101,67 +96,37 @@ impl Offloading {
         if now_ns < self.due_ns {
             return;
         }
-        match self.advance(now_ns, progress) {
-            Ok((closing, pause_ns)) => (self.closing, self.due_ns) = (closing, now_ns + pause_ns),
-            Err(error) => {
-                log_failure(Err(error));
-                self.due_ns = now_ns + LOOK_NS;
-            }
-        }
+        let (closing, pause_ns) = self.advance(now_ns, progress);
+        (self.closing, self.due_ns) = (closing, now_ns + pause_ns);
     }
 
     /// The next step, and after which pause another one is due.
-    fn advance(
-        &mut self,
-        now_ns: u64,
-        progress: impl FnOnce() -> Progress,
-    ) -> Result<(Closing, u64), XdpError> {
+    fn advance(&mut self, now_ns: u64, progress: impl FnOnce() -> Progress) -> (Closing, u64) {
         match std::mem::replace(&mut self.closing, Closing::Idle) {
             Closing::Idle => {
-                self.change(OffloadTable::heeded)?;
-                let ajar = self.maps.table()?.ajar(&self.holdings);
+                self.maps.change(OffloadTable::heeded);
+                let ajar = self.maps.table().ajar(&self.holdings);
                 if ajar.is_empty() {
-                    return Ok((Closing::Idle, LOOK_NS));
+                    return (Closing::Idle, LOOK_NS);
                 }
-                Ok((Closing::Settling { ajar, since: progress() }, SETTLE_NS))
+                (Closing::Settling { ajar, since: progress() }, SETTLE_NS)
             }
             Closing::Settling { ajar, since } if !progress().is_round_after(&since) => {
-                Ok((Closing::Settling { ajar, since }, SETTLE_NS))
+                (Closing::Settling { ajar, since }, SETTLE_NS)
             }
-            Closing::Settling { ajar, .. } => {
-                Ok((Closing::Scanning { ajar, scan: Box::default() }, 0))
-            }
+            Closing::Settling { ajar, .. } => (Closing::Scanning { ajar, scan: Box::default() }, 0),
             Closing::Scanning { ajar, mut scan } => {
                 if self.flows.scan(&mut scan, PART_LINES, Now::of_ns(now_ns).seconds) {
-                    return Ok((Closing::Scanning { ajar, scan }, PART_NS));
+                    return (Closing::Scanning { ajar, scan }, PART_NS);
                 }
-                self.change(|table| table.closed(&ajar, scan.found()))?;
+                self.maps.change(|table| table.closed(&ajar, scan.found()));
                 let kept = ajar.iter().filter(|&bucket| scan.found().contains(bucket)).count();
                 debug!(
                     buckets = ajar.len(),
                     kept, "closed foreign buckets, but for those with flows"
                 );
-                Ok((Closing::Idle, LOOK_NS))
+                (Closing::Idle, LOOK_NS)
             }
         }
-    }
-
-    /// Changes the program's table, if the change is one.
-    ///
-    /// What the program reopens between the two calls may be closed again: it has microseconds for
-    /// that. The packets of a bucket are then dropped until the bucket is acquired, which follows.
-    fn change(
-        &mut self,
-        change: impl FnOnce(&OffloadTable) -> OffloadTable,
-    ) -> Result<(), XdpError> {
-        let table = self.maps.table()?;
-        let changed = change(&table);
-        if changed == table { Ok(()) } else { self.maps.set_table(&changed) }
-    }
-}
-
-fn log_failure(done: Result<(), XdpError>) {
-    if let Err(error) = done {
-        error!(%error, "the offload cannot be changed: everything goes to the workers");
     }
 }

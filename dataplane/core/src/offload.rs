@@ -1,12 +1,14 @@
 //! What the XDP program does with packets of each bucket by itself, in the `shared-mac` mode.
 //!
 //! ```text
-//!                 acquired                                    lately taken over no more (full)
+//!                  acquired                                 lately taken over no more (full)
 //!   Drop ------------------------------------> ToUser ------------------------------> Pass
-//!    |  \                                      ^  |  ^                                  |
-//!    |   +- a member forwards (the program) -> Reopened     granted, released           |
-//!    |                                            |  +----------------------------------+
-//!    +<-- no flow left, the workers have seen it -+
+//!    |  \                                       |  ^  ^                                 |
+//!    |   \                   a member forwards  |  |  |     granted, released           |
+//!    |    \                      (the program)  v  |  +---------------------------------+
+//!    |     +- a member forwards (the program) -> Reopened
+//!    |                                            (acquired, or about to be looked for flows)
+//!    +<-- no flow left, the workers have seen it - ToUser
 //! ```
 //!
 //! What always holds: what the program drops, a worker would drop; what it passes, a worker would
@@ -19,8 +21,8 @@
 //!
 //! One thing enters a flow of a foreign bucket: a packet that another member forwards, since it is
 //! granting us the bucket and we have not heard of it yet. The program sees such packets go by and
-//! opens their bucket itself, as [`Reopened`](OffloadWay::Reopened), so that whoever was about to close
-//! it sees that a flow may have begun meanwhile.
+//! marks their bucket itself as [`Reopened`](OffloadWay::Reopened), open or closed, so that whoever was
+//! about to close it sees that a flow may have begun meanwhile.
 
 use crate::bucket::{BUCKETS, Bucket, BucketSet};
 use crate::snapshot::{Holding, Holdings};

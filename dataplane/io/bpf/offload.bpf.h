@@ -14,17 +14,19 @@
  * where the hash takes the address alone.
  *
  * Nothing of it holds beyond the lease: when the control thread stands still, all is the worker's. For
- * drops, that is to within a tick of the kernel's clock.
+ * drops, that is to within a tick of the kernel.
  *
  * What is dropped is not looked at any further: malformed or not, a worker would drop it too. What
  * is passed must be what a worker would pass, so all is checked that it checks.
  *
+ * How fast packets are dropped decides how fast a node is that owns a small part. So the way there is short,
+ * and one for each family: what it reads are variables and two arrays, whose lookup is a few instructions.
+ * Most of what remains is the hash.
+ *
  * Maps, as src/xdp/offload.rs uses them:
- *   offload  ARRAY         0 -> struct offload
- *   lease    PERCPU_ARRAY  0 -> the last moment, CLOCK_MONOTONIC, nanoseconds, the same on all CPUs:
- *                          the words of such a map are written whole
- *   ways     ARRAY         0 -> the way of each bucket, a byte each
- *   sticky   ARRAY         n -> bit b: UDP port 64 n + b is tracked
+ *   .data.offload  struct offload
+ *   table          ARRAY  0 -> struct table, which is also in the memory of who controls it
+ *   sticky         ARRAY  n -> bit b: UDP port 64 n + b is tracked
  */
 
 /* Buckets: dataplane/core/src/bucket.rs has the same number. */
@@ -36,44 +38,46 @@ enum way { WAY_TO_USER, WAY_DROP, WAY_PASS, WAY_REOPENED };
 
 enum offloaded { NOT_OFFLOADED, OFFLOAD_DROPS, OFFLOAD_PASSES };
 
+/*
+ * SipHash under the cluster's key, as far as it goes before the first word: the halves of the first round
+ * that no word goes into are done. v1_rotated is v1 after its last rotation of that round.
+ */
+struct sip_start {
+	__u64 v0, v1, v1_rotated, v2, v3;
+};
+
 struct offload {
-	/* Of SipHash, read as little-endian words. */
-	__u64 key[2];
+	struct sip_start start;
+	/* The last word of the hash, but for address and port: the number of bytes before it, in its top. */
+	__u64 last_v4, last_v6;
+	/* The MAC addresses that the VIPs of each family resolve to, and the NIC's own: see mac_at. */
+	__u64 shared_v4, shared_v6, own;
 	/* Of frames that may be passed. */
 	__u32 frame_len_max;
-	/* The MAC addresses that the VIPs of each family resolve to, and the NIC's own. */
-	__u8 shared_v4[ETH_ALEN];
-	__u8 shared_v6[ETH_ALEN];
-	__u8 own[ETH_ALEN];
-	__u8 is_on;
-	/* Whether the client's port goes into the hash. */
-	__u8 hashes_port;
+	/* All ones if the client's port goes into the hash, else 0. */
+	__u16 port_mask;
+	__u16 is_on;
 };
 
-struct ways {
-	__u8 of[BUCKETS];
+/* What changes while the program runs. */
+struct table {
+	/* The last moment of the lease, CLOCK_MONOTONIC, nanoseconds. */
+	__u64 lease_until;
+	/* The tick in which the lease was seen to hold. The program's. */
+	__u64 leased_tick;
+	/* The way of each bucket. The program writes WAY_REOPENED. */
+	__u8 way[BUCKETS];
 };
+
+struct offload offload SEC(".data.offload");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
-	__type(value, struct offload);
+	__type(value, struct table);
 	__uint(max_entries, 1);
-} offload SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__type(key, __u32);
-	__type(value, __u64);
-	__uint(max_entries, 1);
-} lease SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__type(key, __u32);
-	__type(value, struct ways);
-	__uint(max_entries, 1);
-} ways SEC(".maps");
+	__uint(map_flags, BPF_F_MMAPABLE);
+} table SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -92,9 +96,6 @@ struct packet {
 
 /* Who sent a packet, as far as the hash takes it in, and what kind of packet it is. */
 struct client {
-	/* The address in two words and the number of its bytes; of IPv4 in the first. */
-	__u64 address[2];
-	__u64 address_len;
 	/* In network byte order; 0 of packets without ports. */
 	__be16 port;
 	/* The header of a whole UDP datagram; 0 of others. */
@@ -131,44 +132,59 @@ static __always_inline void sip_word(struct sip *s, __u64 word)
 	s->v0 ^= word;
 }
 
-/*
- * SipHash-1-3 of the client as dataplane/core/src/hash.rs has it: the address, and the port behind it
- * if it counts; the number of these bytes goes into the top of the last word (Aumasson, Bernstein:
- * SipHash, 2012, section 2.2). Words are little-endian in there, like the machines that BPF programs
- * of this build are for.
- */
-static __always_inline __u32 bucket_of(const struct offload *o, const struct client *c)
+/* The state after the first word: what of a round sip_start leaves to be done. */
+static __always_inline struct sip sip_first_word(const struct sip_start *start, __u64 word)
 {
-	struct sip s = {
-		.v0 = o->key[0] ^ 0x736f6d6570736575ULL,
-		.v1 = o->key[1] ^ 0x646f72616e646f6dULL,
-		.v2 = o->key[0] ^ 0x6c7967656e657261ULL,
-		.v3 = o->key[1] ^ 0x7465646279746573ULL,
-	};
-	__u64 length = c->address_len + (o->hashes_port ? sizeof(c->port) : 0);
-	__u64 port = o->hashes_port ? c->port : 0;
-	__u64 last;
+	struct sip s = { .v0 = start->v0, .v2 = start->v2, .v3 = start->v3 ^ word };
 
-	if (c->address_len == sizeof(struct in6_addr)) {
-		sip_word(&s, c->address[0]);
-		sip_word(&s, c->address[1]);
-		last = port;
-	} else {
-		last = c->address[0] | port << 32;
-	}
-	sip_word(&s, last | length << 56);
-	s.v2 ^= 0xff;
-	sip_round(&s);
-	sip_round(&s);
-	sip_round(&s);
-	return (s.v0 ^ s.v1 ^ s.v2 ^ s.v3) & (BUCKETS - 1);
+	s.v2 += s.v3;
+	s.v3 = rotated(s.v3, 16) ^ s.v2;
+	s.v0 += s.v3;
+	s.v3 = rotated(s.v3, 21) ^ s.v0;
+	s.v2 += start->v1;
+	s.v1 = start->v1_rotated ^ s.v2;
+	s.v2 = rotated(s.v2, 32);
+	s.v0 ^= word;
+	return s;
 }
 
-static __always_inline int is_same_mac(const __u8 *a, const __u8 *b)
+static __always_inline __u32 sip_bucket(struct sip *s)
 {
-	const __u16 *x = (const void *)a, *y = (const void *)b;
+	s->v2 ^= 0xff;
+	sip_round(s);
+	sip_round(s);
+	sip_round(s);
+	return (s->v0 ^ s->v1 ^ s->v2 ^ s->v3) & (BUCKETS - 1);
+}
 
-	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]));
+/*
+ * The bucket is SipHash-1-3 of the client as dataplane/core/src/hash.rs has it: the address, and the port
+ * behind it if it counts; the number of these bytes goes into the top of the last word (Aumasson,
+ * Bernstein: SipHash, 2012, section 2.2). Words are little-endian in there, like the machines that BPF
+ * programs of this build are for.
+ */
+static __always_inline __u32 bucket_v4(const struct iphdr *ip, __be16 port)
+{
+	__u64 last = offload.last_v4 | (__u64)(port & offload.port_mask) << 32 | ip->saddr;
+	struct sip s = sip_first_word(&offload.start, last);
+
+	return sip_bucket(&s);
+}
+
+static __always_inline __u32 bucket_v6(const struct ipv6hdr *ip, __be16 port)
+{
+	const __u64 *source = (const void *)&ip->saddr;
+	struct sip s = sip_first_word(&offload.start, source[0]);
+
+	sip_word(&s, source[1]);
+	sip_word(&s, offload.last_v6 | (port & offload.port_mask));
+	return sip_bucket(&s);
+}
+
+/* A MAC address as a number: its first byte is the lowest. */
+static __always_inline __u64 mac_at(const __u8 *mac)
+{
+	return *(const __u32 *)mac | (__u64) * (const __u16 *)(mac + 4) << 32;
 }
 
 /* Takes the client's port of a TCP segment or a UDP datagram, from its whole or first piece. */
@@ -182,8 +198,7 @@ static __always_inline int has_port(struct client *c, const void *transport, con
 	return 1;
 }
 
-static __always_inline int is_placed_v4(const struct offload *o, const struct packet *p,
-					struct client *c)
+static __always_inline int is_placed_v4(const struct packet *p, struct client *c)
 {
 	const struct iphdr *ip = p->network;
 	void *transport = (void *)(ip + 1);
@@ -191,10 +206,8 @@ static __always_inline int is_placed_v4(const struct offload *o, const struct pa
 
 	if (transport > p->end || *(__u8 *)p->network != IPV4_WITHOUT_OPTIONS)
 		return 0;
-	c->address[0] = ip->saddr;
-	c->address_len = sizeof(ip->saddr);
 	fragment = ip->frag_off & bpf_htons(IPV4_IS_FRAGMENT);
-	if (fragment && o->hashes_port)
+	if (fragment && offload.port_mask)
 		return 0;
 
 	switch (ip->protocol) {
@@ -219,15 +232,9 @@ static __always_inline int is_placed_v6(const struct packet *p, struct client *c
 {
 	const struct ipv6hdr *ip = p->network;
 	void *transport = (void *)(ip + 1);
-	const __u32 *source;
 
 	if (transport > p->end || *(__u8 *)p->network >> 4 != 6)
 		return 0;
-	source = ip->saddr.s6_addr32;
-	c->address[0] = source[0] | (__u64)source[1] << 32;
-	c->address[1] = source[2] | (__u64)source[3] << 32;
-	c->address_len = sizeof(ip->saddr);
-
 	switch (ip->nexthdr) {
 	case IPPROTO_UDP:
 		c->udp = transport;
@@ -294,8 +301,7 @@ static __always_inline int is_tracked(const struct udphdr *udp)
 }
 
 /* Whether a worker would pass the UDP datagram of an owned bucket to the host as it is. */
-static __always_inline int is_passable(const struct offload *o, const struct packet *p,
-				       const struct client *c)
+static __always_inline int is_passable(const struct packet *p, const struct client *c)
 {
 	const struct ethhdr *ethernet = p->data;
 	const struct iphdr *v4 = p->network;
@@ -304,7 +310,7 @@ static __always_inline int is_passable(const struct offload *o, const struct pac
 	__u32 len = p->end - p->data;
 	__u32 length;
 
-	if (!udp || (void *)(ethernet + 1) != p->network || len > o->frame_len_max ||
+	if (!udp || (void *)(ethernet + 1) != p->network || len > offload.frame_len_max ||
 	    ethernet->h_source[0] & 1)
 		return 0;
 	len -= sizeof(*ethernet);
@@ -323,48 +329,86 @@ static __always_inline int is_passable(const struct offload *o, const struct pac
 	return !is_tracked(udp);
 }
 
-static __always_inline int is_leased_at(__u64 now)
+static __always_inline int is_leased(const struct table *t)
 {
-	__u32 key = 0;
-	__u64 *until = bpf_map_lookup_elem(&lease, &key);
-
-	return until && now <= *until;
+	return bpf_ktime_get_ns() <= t->lease_until;
 }
 
-/* Decides about a packet to a VIP, and addresses it to the NIC if the kernel is to have it. */
-static __always_inline enum offloaded offloaded(const struct packet *p)
+/*
+ * Whether the lease held at some moment of this tick: a moment late is as good for a drop, since a worker
+ * would drop the packet too, and to read the clock takes 30 ns.
+ */
+static __always_inline int is_leased_in_tick(struct table *t)
+{
+	__u64 tick = bpf_jiffies64();
+
+	if (tick == t->leased_tick)
+		return 1;
+	if (!is_leased(t))
+		return 0;
+	t->leased_tick = tick;
+	return 1;
+}
+
+/*
+ * A member forwards what it is granting us, so a flow may begin here: whoever is about to close the bucket
+ * is to see that, and what follows is not dropped.
+ */
+static __always_inline void reopen(__u8 *way)
+{
+	if (*way == WAY_DROP || *way == WAY_TO_USER)
+		*way = WAY_REOPENED;
+}
+
+/* Whether a packet to this MAC address can be one that is decided about here. */
+static __always_inline int is_for_offload(__u64 to, __u64 shared)
+{
+	return offload.is_on && (to == shared || to == offload.own);
+}
+
+/* Decides about a packet that is placed, and addresses it to the NIC if the kernel is to have it. */
+static __always_inline enum offloaded offloaded(const struct packet *p, const struct client *c,
+						__u32 bucket, __u64 to)
 {
 	struct ethhdr *ethernet = p->data;
-	struct client client = {};
-	int is_v4 = p->protocol == bpf_htons(ETH_P_IP);
-	struct offload *o;
-	struct ways *table;
-	__u32 key = 0, bucket;
-	int is_to_own;
-	__u8 way;
+	__u32 key = 0;
+	struct table *t = bpf_map_lookup_elem(&table, &key);
+	__u8 *way;
 
-	o = bpf_map_lookup_elem(&offload, &key);
-	table = bpf_map_lookup_elem(&ways, &key);
-	if (!o || !table || !o->is_on || (void *)(ethernet + 1) > p->end)
+	if (!t)
 		return NOT_OFFLOADED;
-	is_to_own = is_same_mac(ethernet->h_dest, o->own);
-	if (!is_to_own && !is_same_mac(ethernet->h_dest, is_v4 ? o->shared_v4 : o->shared_v6))
-		return NOT_OFFLOADED;
-	if (!(is_v4 ? is_placed_v4(o, p, &client) : is_placed_v6(p, &client)))
-		return NOT_OFFLOADED;
-
-	bucket = bucket_of(o, &client);
-	way = table->of[bucket & (BUCKETS - 1)];
-	if (is_to_own) {
-		if (way == WAY_DROP)
-			table->of[bucket & (BUCKETS - 1)] = WAY_REOPENED;
+	way = &t->way[bucket & (BUCKETS - 1)];
+	if (to == offload.own) {
+		reopen(way);
 		return NOT_OFFLOADED;
 	}
-	/* A moment late is as good, since a worker would drop it too; to read the clock takes 30 ns. */
-	if (way == WAY_DROP)
-		return is_leased_at(bpf_ktime_get_coarse_ns()) ? OFFLOAD_DROPS : NOT_OFFLOADED;
-	if (way != WAY_PASS || !is_passable(o, p, &client) || !is_leased_at(bpf_ktime_get_ns()))
+	if (*way == WAY_DROP)
+		return is_leased_in_tick(t) ? OFFLOAD_DROPS : NOT_OFFLOADED;
+	if (*way != WAY_PASS || !is_passable(p, c) || !is_leased(t))
 		return NOT_OFFLOADED;
-	__builtin_memcpy(ethernet->h_dest, o->own, ETH_ALEN);
+	__builtin_memcpy(ethernet->h_dest, &offload.own, ETH_ALEN);
 	return OFFLOAD_PASSES;
+}
+
+/* The same about a packet to a VIP, of each family. */
+static __always_inline enum offloaded offloaded_v4(const struct packet *p)
+{
+	const struct ethhdr *ethernet = p->data;
+	struct client client = {};
+	__u64 to = mac_at(ethernet->h_dest);
+
+	if (!is_for_offload(to, offload.shared_v4) || !is_placed_v4(p, &client))
+		return NOT_OFFLOADED;
+	return offloaded(p, &client, bucket_v4(p->network, client.port), to);
+}
+
+static __always_inline enum offloaded offloaded_v6(const struct packet *p)
+{
+	const struct ethhdr *ethernet = p->data;
+	struct client client = {};
+	__u64 to = mac_at(ethernet->h_dest);
+
+	if (!is_for_offload(to, offload.shared_v6) || !is_placed_v6(p, &client))
+		return NOT_OFFLOADED;
+	return offloaded(p, &client, bucket_v6(p->network, client.port), to);
 }

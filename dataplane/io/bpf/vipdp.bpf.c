@@ -19,7 +19,8 @@
  * With the offload on, some of the packets to a VIP are dropped or passed before they would go to the
  * socket, if there is one or not: offload.bpf.h says which.
  *
- * A VIP is an address of one of the prefixes in the tries. A next hop is one of the addresses
+ * A VIP is an address of one of the prefixes in the tries; a few single addresses are compared before one
+ * looks there, which takes 10 ns. A next hop is one of the addresses
  * that a router sends VIP packets by in tiered mode; nobody is to send IP packets to it, and those
  * that come are the kernel's.
  *
@@ -31,7 +32,8 @@
  * The tag is seen only where it stands in the frame: a NIC that strips it on receipt (ethtool
  * rx-vlan-offload) must be told not to.
  *
- * Maps, as src/xdp.rs uses them:
+ * Maps, as src/xdp uses them:
+ *   .data.hosts               struct hosts
  *   xsks      XSKMAP          rx queue -> socket
  *   vips_v4   LPM_TRIE        IPv4 prefix -> unused byte
  *   vips_v6   LPM_TRIE        IPv6 prefix -> unused byte
@@ -43,6 +45,8 @@
  *
  * Every helper used is open to any licence.
  */
+#include <stddef.h>
+
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -60,7 +64,8 @@
 
 enum { REDIRECTED, PASSED, DROPPED, OFFLOAD_DROPPED, OFFLOAD_PASSED, COUNTERS };
 
-enum subject { OTHER, PACKET, QUESTION };
+/* Single addresses that are compared before the tries are: src/xdp/addresses.rs has the same number. */
+#define HOSTS_MAX 4
 
 struct prefix_v4 {
 	__u32 length;
@@ -70,6 +75,16 @@ struct prefix_v4 {
 struct prefix_v6 {
 	__u32 length;
 	struct in6_addr address;
+};
+
+/*
+ * The first VIPs of each family that are single addresses, and whether there are others, in the tries.
+ */
+struct hosts {
+	struct in6_addr v6[HOSTS_MAX];
+	__be32 v4[HOSTS_MAX];
+	__u16 count_v6, count_v4;
+	__u16 has_more_v6, has_more_v4;
 };
 
 /*
@@ -163,6 +178,8 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 } vips_v6 SEC(".maps");
 
+struct hosts hosts SEC(".data.hosts");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__type(key, __u32);
@@ -188,14 +205,29 @@ static __always_inline int is_vip_v4(__be32 address)
 {
 	struct prefix_v4 key = { .length = 32, .address = address };
 
-	return bpf_map_lookup_elem(&vips_v4, &key) != 0;
+#pragma unroll
+	for (int i = 0; i < HOSTS_MAX; i++)
+		if (i < hosts.count_v4 && hosts.v4[i] == address)
+			return 1;
+	return hosts.has_more_v4 && bpf_map_lookup_elem(&vips_v4, &key) != 0;
+}
+
+static __always_inline int is_same_v6(const struct in6_addr *a, const struct in6_addr *b)
+{
+	const __u64 *x = (const void *)a, *y = (const void *)b;
+
+	return x[0] == y[0] && x[1] == y[1];
 }
 
 static __always_inline int is_vip_v6(const struct in6_addr *address)
 {
 	struct prefix_v6 key = { .length = 128, .address = *address };
 
-	return bpf_map_lookup_elem(&vips_v6, &key) != 0;
+#pragma unroll
+	for (int i = 0; i < HOSTS_MAX; i++)
+		if (i < hosts.count_v6 && is_same_v6(&hosts.v6[i], address))
+			return 1;
+	return hosts.has_more_v6 && bpf_map_lookup_elem(&vips_v6, &key) != 0;
 }
 
 static __always_inline int is_next_hop_v4(__be32 address)
@@ -223,16 +255,13 @@ static __always_inline int is_asked_for_v4(__be32 address)
 	return is_next_hop_v4(address) || is_vip_v4(address);
 }
 
-static __always_inline enum subject subject_of_arp(void *at, void *end)
+static __always_inline int is_question_v4(const struct arp_packet *arp, void *end)
 {
-	struct arp_packet *arp = at;
-
-	if ((void *)(arp + 1) > end)
-		return OTHER;
-	if (arp->hardware != bpf_htons(ARP_HARDWARE_ETHERNET) || arp->protocol != bpf_htons(ETH_P_IP) ||
-	    arp->hardware_len != ETH_ALEN || arp->protocol_len != sizeof(__be32))
-		return OTHER;
-	return is_asked_for_v4(arp->target_ip) || is_asked_for_v4(arp->sender_ip) ? QUESTION : OTHER;
+	if ((void *)(arp + 1) > end || arp->hardware != bpf_htons(ARP_HARDWARE_ETHERNET) ||
+	    arp->protocol != bpf_htons(ETH_P_IP) || arp->hardware_len != ETH_ALEN ||
+	    arp->protocol_len != sizeof(__be32))
+		return 0;
+	return is_asked_for_v4(arp->target_ip) || is_asked_for_v4(arp->sender_ip);
 }
 
 static __always_inline const struct tunnel_end *own_tunnel_end(void)
@@ -257,39 +286,9 @@ static __always_inline int is_tunnel_v6(const struct ipv6hdr *ip, void *end)
 {
 	const struct tunnel_end *own = own_tunnel_end();
 	const struct udphdr *udp = (const void *)(ip + 1);
-	const __be32 *to = ip->daddr.s6_addr32;
 
-	return own && own->has_v6 && ip->nexthdr == IPPROTO_UDP && to[0] == own->v6.s6_addr32[0] &&
-	       to[1] == own->v6.s6_addr32[1] && to[2] == own->v6.s6_addr32[2] &&
-	       to[3] == own->v6.s6_addr32[3] && (void *)(udp + 1) <= end && udp->dest == own->port;
-}
-
-static __always_inline enum subject subject_of_ipv4(void *at, void *end)
-{
-	struct iphdr *ip = at;
-
-	if ((void *)(ip + 1) > end)
-		return OTHER;
-	return is_vip_v4(ip->daddr) || is_tunnel_v4(ip, end) ? PACKET : OTHER;
-}
-
-/*
- * Only the first next header is looked at: neighbour discovery comes without extension headers
- * (RFC 6980 forbids fragments; no option is defined for it). A solicitation to a VIP itself, as
- * neighbours send to confirm what they know, is a question too.
- */
-static __always_inline enum subject subject_of_ipv6(void *at, void *end)
-{
-	struct ipv6hdr *ip = at;
-	struct neighbor_message *message = (void *)(ip + 1);
-
-	if ((void *)(ip + 1) > end)
-		return OTHER;
-	if (ip->nexthdr == IPPROTO_ICMPV6 && (void *)(message + 1) <= end &&
-	    (message->type == NEIGHBOR_SOLICITATION || message->type == NEIGHBOR_ADVERTISEMENT) &&
-	    (is_next_hop_v6(&message->target) || is_vip_v6(&message->target)))
-		return QUESTION;
-	return is_vip_v6(&ip->daddr) || is_tunnel_v6(ip, end) ? PACKET : OTHER;
+	return own && own->has_v6 && ip->nexthdr == IPPROTO_UDP && is_same_v6(&ip->daddr, &own->v6) &&
+	       (void *)(udp + 1) <= end && udp->dest == own->port;
 }
 
 /* Finds the network header, untagged or behind one tag. */
@@ -301,7 +300,8 @@ static __always_inline int has_network(struct packet *p)
 	p->network = tag;
 	if ((void *)(ethernet + 1) > p->end)
 		return 0;
-	p->protocol = ethernet->h_proto;
+	/* Not by the field of the structure, which is packed: the compiler would read it by bytes. */
+	p->protocol = *(const __be16 *)(p->data + offsetof(struct ethhdr, h_proto));
 	if (p->protocol == bpf_htons(ETH_P_8021Q)) {
 		if ((void *)(tag + 1) > p->end)
 			return 0;
@@ -311,22 +311,6 @@ static __always_inline int has_network(struct packet *p)
 	return 1;
 }
 
-static __always_inline enum subject subject_of_frame(struct packet *p)
-{
-	if (!has_network(p))
-		return OTHER;
-	switch (p->protocol) {
-	case bpf_htons(ETH_P_IP):
-		return subject_of_ipv4(p->network, p->end);
-	case bpf_htons(ETH_P_IPV6):
-		return subject_of_ipv6(p->network, p->end);
-	case bpf_htons(ETH_P_ARP):
-		return subject_of_arp(p->network, p->end);
-	default:
-		return OTHER;
-	}
-}
-
 static __always_inline int counted(__u32 counter, int action)
 {
 	__u64 *count = bpf_map_lookup_elem(&frames, &counter);
@@ -334,6 +318,11 @@ static __always_inline int counted(__u32 counter, int action)
 	if (count)
 		*count += 1;
 	return action;
+}
+
+static __always_inline int to_kernel(void)
+{
+	return counted(PASSED, XDP_PASS);
 }
 
 static __always_inline int to_socket(__u32 queue, int otherwise)
@@ -346,6 +335,57 @@ static __always_inline int to_socket(__u32 queue, int otherwise)
 		       action);
 }
 
+/* What becomes of a packet that the offload has seen. */
+static __always_inline int after_offload(__u32 queue, enum offloaded offloaded)
+{
+	switch (offloaded) {
+	case OFFLOAD_DROPS:
+		return counted(OFFLOAD_DROPPED, XDP_DROP);
+	case OFFLOAD_PASSES:
+		return counted(OFFLOAD_PASSED, XDP_PASS);
+	default:
+		return to_socket(queue, XDP_DROP);
+	}
+}
+
+static __always_inline int take_ipv4(const struct packet *p, __u32 queue)
+{
+	const struct iphdr *ip = p->network;
+
+	if ((void *)(ip + 1) > p->end)
+		return to_kernel();
+	if (is_vip_v4(ip->daddr))
+		return after_offload(queue, offloaded_v4(p));
+	return is_tunnel_v4(ip, p->end) ? to_socket(queue, XDP_DROP) : to_kernel();
+}
+
+/*
+ * Only the first next header is looked at: neighbour discovery comes without extension headers
+ * (RFC 6980 forbids fragments; no option is defined for it). A solicitation to a VIP itself, as
+ * neighbours send to confirm what they know, is a question too.
+ */
+static __always_inline int is_question_v6(const struct ipv6hdr *ip, void *end)
+{
+	const struct neighbor_message *message = (const void *)(ip + 1);
+
+	return ip->nexthdr == IPPROTO_ICMPV6 && (void *)(message + 1) <= end &&
+	       (message->type == NEIGHBOR_SOLICITATION || message->type == NEIGHBOR_ADVERTISEMENT) &&
+	       (is_next_hop_v6(&message->target) || is_vip_v6(&message->target));
+}
+
+static __always_inline int take_ipv6(const struct packet *p, __u32 queue)
+{
+	const struct ipv6hdr *ip = p->network;
+
+	if ((void *)(ip + 1) > p->end)
+		return to_kernel();
+	if (is_question_v6(ip, p->end))
+		return to_socket(queue, XDP_PASS);
+	if (is_vip_v6(&ip->daddr))
+		return after_offload(queue, offloaded_v6(p));
+	return is_tunnel_v6(ip, p->end) ? to_socket(queue, XDP_DROP) : to_kernel();
+}
+
 SEC("xdp")
 int vipdp(struct xdp_md *ctx)
 {
@@ -354,21 +394,19 @@ int vipdp(struct xdp_md *ctx)
 		.end = (void *)(long)ctx->data_end,
 	};
 
-	switch (subject_of_frame(&packet)) {
-	case PACKET:
-		break;
-	case QUESTION:
-		return to_socket(ctx->rx_queue_index, XDP_PASS);
+	if (!has_network(&packet))
+		return to_kernel();
+	switch (packet.protocol) {
+	case bpf_htons(ETH_P_IP):
+		return take_ipv4(&packet, ctx->rx_queue_index);
+	case bpf_htons(ETH_P_IPV6):
+		return take_ipv6(&packet, ctx->rx_queue_index);
+	case bpf_htons(ETH_P_ARP):
+		return is_question_v4(packet.network, packet.end) ?
+			       to_socket(ctx->rx_queue_index, XDP_PASS) :
+			       to_kernel();
 	default:
-		return counted(PASSED, XDP_PASS);
-	}
-	switch (offloaded(&packet)) {
-	case OFFLOAD_DROPS:
-		return counted(OFFLOAD_DROPPED, XDP_DROP);
-	case OFFLOAD_PASSES:
-		return counted(OFFLOAD_PASSED, XDP_PASS);
-	default:
-		return to_socket(ctx->rx_queue_index, XDP_DROP);
+		return to_kernel();
 	}
 }
 

@@ -155,10 +155,70 @@ impl NextHopsMap {
     }
 }
 
-/// The maps `vips_v4` and `vips_v6`.
+/// How many single addresses of one family the program compares before it looks into its tries.
+const HOSTS_MAX: usize = 4;
+
+/// `struct hosts` of `bpf/vipdp.bpf.c`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct HostsValue {
+    v6: [[u8; 16]; HOSTS_MAX],
+    v4: [[u8; 4]; HOSTS_MAX],
+    count_v6: u16,
+    count_v4: u16,
+    has_more_v6: u16,
+    has_more_v4: u16,
+}
+
+// SAFETY: bytes and integers without padding between or behind them, laid out as in C.
+unsafe impl aya::Pod for HostsValue {}
+
+const _: () = assert!(size_of::<HostsValue>() == 88, "the size of the C structure");
+
+impl HostsValue {
+    /// The first single addresses of each family, and whether there is anything else.
+    fn new(vips: &HashSet<Prefix>) -> Self {
+        let mut value = Self::default();
+        for prefix in vips {
+            match prefix.network() {
+                IpAddr::V4(address)
+                    if prefix.prefix_len() == 32 && value.count_v4() < HOSTS_MAX =>
+                {
+                    value.v4[value.count_v4()] = address.octets();
+                    value.count_v4 += 1;
+                }
+                IpAddr::V6(address)
+                    if prefix.prefix_len() == 128 && value.count_v6() < HOSTS_MAX =>
+                {
+                    value.v6[value.count_v6()] = address.octets();
+                    value.count_v6 += 1;
+                }
+                IpAddr::V4(_) => value.has_more_v4 = 1,
+                IpAddr::V6(_) => value.has_more_v6 = 1,
+            }
+        }
+        value
+    }
+
+    fn count_v4(&self) -> usize {
+        self.count_v4.into()
+    }
+
+    fn count_v6(&self) -> usize {
+        self.count_v6.into()
+    }
+
+    /// All to be looked for in the tries.
+    const fn none(self) -> Self {
+        Self { count_v6: 0, count_v4: 0, has_more_v6: 1, has_more_v4: 1, ..self }
+    }
+}
+
+/// The maps `vips_v4` and `vips_v6`, and the variable `hosts`.
 pub(super) struct Vips {
     v4: LpmTrie<MapData, [u8; 4], u8>,
     v6: LpmTrie<MapData, [u8; 16], u8>,
+    hosts: Array<MapData, HostsValue>,
     /// What is in the two now.
     now: HashSet<Prefix>,
 }
@@ -168,8 +228,9 @@ impl Vips {
     pub(super) fn new(
         v4: LpmTrie<MapData, [u8; 4], u8>,
         v6: LpmTrie<MapData, [u8; 16], u8>,
+        hosts: Array<MapData, HostsValue>,
     ) -> Self {
-        Self { v4, v6, now: HashSet::new() }
+        Self { v4, v6, hosts, now: HashSet::new() }
     }
 
     /// What is in the maps.
@@ -185,6 +246,11 @@ impl Vips {
                 return Err(XdpError::TooManyVips { count });
             }
         }
+        // Until the tries are as they are to be, they alone are asked; and nobody compares an address
+        // that is being written.
+        let before = HostsValue::new(&self.now);
+        let after = HostsValue::new(&wanted);
+        self.set_hosts(before.none())?;
         // First out, then in: together they might not fit.
         let gone: Vec<Prefix> = self.now.difference(&wanted).copied().collect();
         for prefix in gone {
@@ -194,7 +260,12 @@ impl Vips {
         for prefix in new {
             self.insert(prefix)?;
         }
-        Ok(())
+        self.set_hosts(after.none())?;
+        self.set_hosts(after)
+    }
+
+    fn set_hosts(&mut self, hosts: HostsValue) -> Result<(), XdpError> {
+        in_map("hosts", self.hosts.set(0, hosts, 0))
     }
 
     fn insert(&mut self, prefix: Prefix) -> Result<(), XdpError> {
@@ -256,5 +327,24 @@ mod tests {
             assert!(matches!(error, XdpError::NextHops { first, .. } if first == refused));
             assert!(next_hops(first4, first6, 2).value().is_ok(), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_few_single_addresses_are_compared_and_the_rest_is_looked_up() {
+        let hosts = |prefixes: &[&str]| {
+            HostsValue::new(&prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect())
+        };
+        assert_eq!(hosts(&[]), HostsValue::default());
+        let one = hosts(&["192.0.2.53", "2001:db8::53"]);
+        assert_eq!((one.v4[0], one.count_v4, one.has_more_v4), ([192, 0, 2, 53], 1, 0));
+        assert_eq!((one.v6[0][15], one.count_v6, one.has_more_v6), (0x53, 1, 0));
+        let prefixes = hosts(&["192.0.2.0/31", "2001:db8::/127"]);
+        assert_eq!(
+            prefixes,
+            HostsValue { has_more_v4: 1, has_more_v6: 1, ..HostsValue::default() }
+        );
+        let many = hosts(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "fd00::1"]);
+        assert_eq!((many.count_v4, many.has_more_v4), (4, 1));
+        assert_eq!((many.count_v6, many.has_more_v6), (1, 0));
     }
 }

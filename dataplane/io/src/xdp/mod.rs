@@ -41,6 +41,7 @@ use vipdp_core::prefix::Prefix;
 use crate::af_xdp::AfXdpPort;
 use crate::ending::wait_for_the_dead;
 use addresses::{NextHopsMap, TunnelsMap, Vips};
+use offload::Table;
 
 pub use addresses::{NextHops, TunnelEnd, VIPS_MAX};
 pub use offload::{Offload, OffloadFacts};
@@ -128,7 +129,7 @@ pub enum XdpError {
         source: Box<ProgramError>,
     },
     /// The kernel attached the program without a bpf_link; it was detached again.
-    #[error("the kernel gives no bpf_link for {interface}: it needs Linux 5.10 or newer")]
+    #[error("the kernel gives no bpf_link for {interface}: it needs Linux 5.11 or newer")]
     NoLink {
         /// The interface.
         interface: String,
@@ -150,9 +151,9 @@ pub enum XdpError {
         /// How many there are.
         count: u16,
     },
-    /// The kernel does not tell how many CPUs there may be.
-    #[error("the number of possible CPUs is not known")]
-    Cpus(#[source] io::Error),
+    /// The offload's table cannot be mapped into this process.
+    #[error("the XDP program's table of buckets cannot be mapped into memory")]
+    Table(#[source] io::Error),
     /// A map of the program could not be read or written.
     #[error("the XDP program's map {map}")]
     Map {
@@ -205,10 +206,7 @@ impl Program {
         let mut ebpf = load()?;
         let sockets = typed("xsks", take(&mut ebpf, "xsks"))?;
         let frames = typed("frames", take(&mut ebpf, "frames"))?;
-        let mut service = Vips::new(
-            typed("vips_v4", take(&mut ebpf, "vips_v4"))?,
-            typed("vips_v6", take(&mut ebpf, "vips_v6"))?,
-        );
+        let mut service = take_vips(&mut ebpf)?;
         service.set(vips)?;
         let mut hops = NextHopsMap(typed("next_hops", take(&mut ebpf, "next_hops"))?);
         hops.set(next_hops)?;
@@ -302,11 +300,19 @@ fn verified(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
     Ok(xdp)
 }
 
+fn take_vips(ebpf: &mut Ebpf) -> Result<Vips, XdpError> {
+    Ok(Vips::new(
+        typed("vips_v4", take(ebpf, "vips_v4"))?,
+        typed("vips_v6", take(ebpf, "vips_v6"))?,
+        typed("hosts", take(ebpf, ".data.hosts"))?,
+    ))
+}
+
 fn take_offload(ebpf: &mut Ebpf) -> Result<Offload, XdpError> {
+    let Map::Array(table) = take(ebpf, "table") else { panic!("the map `table` is an array") };
     Ok(Offload {
-        facts: typed("offload", take(ebpf, "offload"))?,
-        lease: typed("lease", take(ebpf, "lease"))?,
-        ways: typed("ways", take(ebpf, "ways"))?,
+        facts: typed("offload", take(ebpf, ".data.offload"))?,
+        table: Table::map(table).map_err(XdpError::Table)?,
         sticky: typed("sticky", take(ebpf, "sticky"))?,
     })
 }
