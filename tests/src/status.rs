@@ -141,6 +141,8 @@ pub struct Worker {
     pub rx: u64,
     /// Frames transmitted.
     pub tx: u64,
+    /// Frames taken from the host.
+    pub from_host: u64,
     /// Verdicts by name.
     pub verdicts: BTreeMap<String, u64>,
     /// Drops by reason.

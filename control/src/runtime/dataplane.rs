@@ -94,7 +94,7 @@ impl DataPlane {
         if !config.node.coalesce {
             taps.iter_mut().for_each(TapQueue::refuse_super_packets);
         }
-        if config.node.egress == EgressMode::Tap {
+        if sends_super_packets(config) {
             // For all of its queues.
             if let Err(error) = taps[0].ask_for_super_packets() {
                 warn!(%error, "the host sends single packets only, which costs it and us time");
@@ -272,6 +272,11 @@ fn flow_table(
     Ok((table, Some(Box::leak(Box::new(file)))))
 }
 
+/// Whether the host may send super-packets by way of the workers.
+fn sends_super_packets(config: &Config) -> bool {
+    config.node.egress == EgressMode::Tap && config.node.coalesce
+}
+
 fn open_port(config: &Config, program: &Program, queue: u32) -> Result<AfXdpPort> {
     let generic = program.attach_mode() == AttachMode::Generic;
     let port = AfXdpPort::open(&af_xdp::Options {
@@ -280,6 +285,7 @@ fn open_port(config: &Config, program: &Program, queue: u32) -> Result<AfXdpPort
             ZeroCopy::Auto | ZeroCopy::Off => af_xdp::ZeroCopy::Off,
         },
         busy_poll: config.node.poll == PollMode::Busy,
+        whole: sends_super_packets(config),
         ..af_xdp::Options::new(config.node.interface.as_str(), queue)
     })?;
     Ok(port)

@@ -36,6 +36,8 @@ counts! {
     FromHost = "from_host",
     /// Of these: super-packets, cut into as many packets as they hold.
     FromHostCut = "from_host_cut",
+    /// Others of these: super-packets that the NIC cuts.
+    FromHostWhole = "from_host_whole",
     /// Frames handed to the host.
     Passed = "pass",
     /// Of these: handed over as parts of super-packets.

@@ -126,6 +126,12 @@ impl<'a> Cut<'a> {
         self.payload.len().div_ceil(self.size)
     }
 
+    /// Whether the first packet alone will have the flag CWR.
+    pub fn is_told_of_congestion(&self) -> bool {
+        let flags = tcp::Header::new(&self.headers[self.transport..]).map(|header| header.flags());
+        self.protocol != SegmentedProtocol::Udp && flags.is_ok_and(|flags| flags & tcp::CWR != 0)
+    }
+
     /// Length of packet `n`'s frame, in bytes.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{BURST, HEADROOM, Host, PIECES_MAX, Port, Refused, SuperPackets, Taken};
+use super::{BURST, HEADROOM, Host, PIECES_MAX, Port, Refused, SuperPackets, Taken, TxWhole};
 use crate::wire::vnet::Offload;
 
 /// Length of a frame's buffer, headroom included: that of the AF_XDP port.
@@ -17,6 +17,9 @@ pub struct MemoryPort {
     transmitting: Vec<MemoryFrame>,
     /// What was transmitted, oldest first.
     pub sent: Vec<Vec<u8>>,
+    /// Super-packets that were transmitted whole, each beside what was left to do to it and how many
+    /// frames had been sent before; `None` for a port that cannot do so.
+    pub sent_whole: Option<Vec<(Offload, usize, Vec<u8>)>>,
     frames: usize,
     /// How many frames one `tx_burst` takes.
     tx_room: usize,
@@ -98,6 +101,12 @@ impl Port for MemoryPort {
 
     fn tx_room(&self) -> usize {
         self.free.len().min(self.tx_room)
+    }
+
+    fn tx_whole(&mut self, offload: Offload, frame: &[u8]) -> TxWhole {
+        let Some(whole) = &mut self.sent_whole else { return TxWhole::Unable };
+        whole.push((offload, self.sent.len(), frame.to_vec()));
+        TxWhole::Sent
     }
 
     fn alloc(&mut self) -> Option<MemoryFrame> {

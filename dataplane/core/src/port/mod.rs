@@ -46,6 +46,10 @@ pub trait Port {
     /// How many frames can be allocated and transmitted now without one being refused.
     fn tx_room(&self) -> usize;
 
+    /// Transmits a super-packet, Ethernet header included, behind all frames that were queued before, and
+    /// leaves the cutting to the NIC.
+    fn tx_whole(&mut self, offload: Offload, frame: &[u8]) -> TxWhole;
+
     /// A free frame of length zero, to be filled and transmitted; `None` when there is none left.
     fn alloc(&mut self) -> Option<Self::Frame>;
 
@@ -80,6 +84,17 @@ pub trait Port {
     /// Once per burst, also when nothing came: reaps transmitted frames, refills the receive
     /// side, wakes the driver where it asks for that.
     fn housekeeping(&mut self);
+}
+
+/// What became of a super-packet that was to be transmitted whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TxWhole {
+    /// It is on its way.
+    Sent,
+    /// The NIC has no room for it: it is lost.
+    Full,
+    /// This port, or the NIC at this time, cannot do so: it must be cut.
+    Unable,
 }
 
 /// Pieces of a frame that a host takes at once: one for the headers, and one for each payload of a burst.

@@ -30,6 +30,7 @@
 mod options;
 mod socket;
 mod umem;
+mod whole;
 
 use std::ffi::CString;
 use std::io;
@@ -39,7 +40,8 @@ use std::time::Duration;
 
 use nix::errno::Errno as NixErrno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vipdp_core::port::{BURST, Port};
+use vipdp_core::port::{BURST, Port, TxWhole};
+use vipdp_core::wire::vnet::Offload;
 use xdpilone::xdp::XdpDesc;
 use xdpilone::{DeviceQueue, Errno, IfInfo, RingRx, RingTx, SocketConfig, UmemConfig, User};
 
@@ -47,6 +49,7 @@ pub use options::{OpenError, Options, ZeroCopy};
 pub use umem::{Accounting, FRAME_LEN_MAX, Frame, Owner, Violation};
 
 use umem::{CHUNK, Umem};
+use whole::WholeSender;
 
 /// Longest sleep while frames wait on the transmit ring: they leave only when we call the kernel
 /// again. 1 ms, the least that poll(2) can wait.
@@ -66,6 +69,8 @@ pub struct AfXdpPort {
     busy_poll: bool,
     /// Frames that are with the receive side at most.
     receiving_max: usize,
+    /// What super-packets go by, if they may.
+    whole: Option<WholeSender>,
     wakeups: Wakeups,
 }
 
@@ -158,14 +163,24 @@ impl AfXdpPort {
         let tx = user.map_tx().map_err(at("mapping the transmit ring"))?;
         registered.bind(&user).map_err(|error| bind_error(options, &error))?;
 
-        let wakeups = Wakeups::default();
-        let busy_poll = options.busy_poll;
-        let mut port =
-            Self { rx, tx, queue, user, umem, zero_copy: false, busy_poll, receiving_max, wakeups };
+        let step = "making a packet socket for super-packets";
+        let whole = options.whole.then(|| WholeSender::open(interface.ifindex())).transpose();
+        let mut port = Self {
+            rx,
+            tx,
+            queue,
+            user,
+            umem,
+            zero_copy: false,
+            busy_poll: options.busy_poll,
+            receiving_max,
+            whole: whole.map_err(|source| OpenError::Socket { step, source })?,
+            wakeups: Wakeups::default(),
+        };
         let step = "asking for its mode";
         port.zero_copy = socket::is_zero_copy(port.as_fd())
             .map_err(|source| OpenError::Socket { step, source })?;
-        if busy_poll {
+        if options.busy_poll {
             let step = "preferring busy polling, which needs CAP_NET_ADMIN and Linux 5.11";
             socket::prefer_busy_poll(port.as_fd())
                 .map_err(|source| OpenError::Socket { step, source })?;
@@ -237,6 +252,19 @@ impl AfXdpPort {
             }
         }
         done.release();
+    }
+
+    /// Has the kernel take what is on the transmit ring, which one call does for 32 frames in copy mode.
+    fn flush(&mut self) {
+        let mut pending = self.tx.pending();
+        while pending > 0 && self.tx.needs_wakeup() {
+            self.wake_tx();
+            let left = self.tx.pending();
+            if left >= pending {
+                break;
+            }
+            pending = left;
+        }
     }
 
     fn wake_rx(&mut self) {
@@ -318,6 +346,17 @@ impl Port for AfXdpPort {
         // Frames that are not lent to the receive side: as many as the transmit ring holds.
         let tx_ring = total - self.receiving_max;
         free.min(tx_ring.saturating_sub(transmitting))
+    }
+
+    fn tx_whole(&mut self, offload: Offload, frame: &[u8]) -> TxWhole {
+        if self.whole.is_none() {
+            return TxWhole::Unable;
+        }
+        self.flush();
+        match &self.whole {
+            Some(whole) if !self.is_sending() => whole.send(offload, frame),
+            _ => TxWhole::Unable,
+        }
     }
 
     fn alloc(&mut self) -> Option<Frame> {

@@ -44,6 +44,9 @@ pub struct Options {
     /// once the interface's `napi_defer_hard_irqs` and `gro_flush_timeout` keep the interrupts off
     /// (2 and 200,000 ns served us well).
     pub busy_poll: bool,
+    /// Whether super-packets can be transmitted whole: by a packet socket, and the kernel's own queue of
+    /// the NIC.
+    pub whole: bool,
 }
 
 impl Options {
@@ -62,6 +65,7 @@ impl Options {
             fill_ring: 4096,
             zero_copy: ZeroCopy::Auto,
             busy_poll: false,
+            whole: false,
         }
     }
 
