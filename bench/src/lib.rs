@@ -3,4 +3,5 @@
 pub mod command;
 pub mod compare;
 pub mod dns_load;
+pub mod handoff;
 pub mod pktgen;
