@@ -5,3 +5,4 @@ pub mod compare;
 pub mod dns_load;
 pub mod handoff;
 pub mod pktgen;
+pub mod wake;
