@@ -31,12 +31,20 @@ pub struct ClientHash {
     any_len: SipHasher13,
     /// What goes into the hash.
     input: HashInput,
+    /// All ones where the port does, else zero; and its length where the last word has that.
+    port_mask: u64,
+    port_len: u64,
 }
 
 impl ClientHash {
     /// The hash under `key`, the same on all nodes.
     pub fn new(key: [u8; 16], input: HashInput) -> Self {
-        Self { keyed: State::new(&key), any_len: SipHasher13::new_with_key(&key), input }
+        let (port_mask, port_len) = match input {
+            HashInput::Address => (0, 0),
+            HashInput::AddressAndPort => (u64::MAX, 2 << 56),
+        };
+        let any_len = SipHasher13::new_with_key(&key);
+        Self { keyed: State::new(&key), any_len, input, port_mask, port_len }
     }
 
     /// What goes into the hash.
@@ -55,26 +63,19 @@ impl ClientHash {
     #[inline(always)]
     pub fn hash(&self, client: IpAddr, port: u16) -> u64 {
         // SipHash reads little-endian words; the last one has the length in its highest byte.
-        let port = u64::from(port.swap_bytes());
-        let (mut state, last) = match client {
+        let port = u64::from(port.swap_bytes()) & self.port_mask;
+        let len = self.port_len;
+        match client {
             IpAddr::V4(client) => {
                 let address = u64::from(u32::from_le_bytes(client.octets()));
-                match self.input {
-                    HashInput::Address => (self.keyed, 4 << 56 | address),
-                    HashInput::AddressAndPort => (self.keyed, 6 << 56 | port << 32 | address),
-                }
+                self.keyed.with((len + (4 << 56)) | (port << 32) | address).finish()
             }
             IpAddr::V6(client) => {
                 let address = u128::from_le_bytes(client.octets());
                 let state = self.keyed.with(address as u64).with((address >> 64) as u64);
-                match self.input {
-                    HashInput::Address => (state, 16 << 56),
-                    HashInput::AddressAndPort => (state, 18 << 56 | port),
-                }
+                state.with((len + (16 << 56)) | port).finish()
             }
-        };
-        state = state.with(last);
-        state.finish()
+        }
     }
 }
 

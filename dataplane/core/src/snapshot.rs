@@ -57,9 +57,10 @@ pub enum Holding {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Holdings(Box<[u8; BUCKETS]>);
 
-const FOREIGN: u8 = 0xff;
+/// Below it stands what is in motion: a slot, or a bucket that was taken over lately.
 const OWNED: u8 = 0x80;
-const TAKEN_OVER: u8 = 0x81;
+const FOREIGN: u8 = 0x81;
+const TAKEN_OVER: u8 = SLOTS as u8;
 
 impl Holdings {
     /// Nothing held.
@@ -77,12 +78,21 @@ impl Holdings {
     }
 
     /// What is held of `bucket`.
+    #[inline]
     pub fn get(&self, bucket: Bucket) -> Holding {
         match self.0[bucket.index()] {
             OWNED => Holding::Owned,
             TAKEN_OVER => Holding::TakenOver,
             byte => Slot::new(byte).map_or(Holding::Foreign, Holding::Granted),
         }
+    }
+
+    /// 0 for a bucket of this node's, 1 for another's, as nearly all are; `None` for one that is being
+    /// handed over, or was lately. Which of the two it is, no branch could guess: so there is none.
+    #[inline(always)]
+    pub(crate) fn settled(&self, bucket: Bucket) -> Option<usize> {
+        let byte = self.0[bucket.index()];
+        if byte >= OWNED { Some(usize::from(byte & 1)) } else { None }
     }
 
     /// Changes what is held of `bucket`.
@@ -144,6 +154,18 @@ pub struct Service {
     pub egress: Option<Egress>,
 }
 
+impl Service {
+    /// Whether UDP flows to `port` are tracked.
+    #[inline]
+    pub fn is_sticky(&self, port: u16) -> bool {
+        match &*self.sticky_udp_ports {
+            [] => false,
+            &[only] => only == port,
+            ports => ports.binary_search(&port).is_ok(),
+        }
+    }
+}
+
 /// How packets reach the nodes: the ingress mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ingress {
@@ -172,11 +194,11 @@ impl SharedMac {
 }
 
 /// The service addresses: of each family, ranges that have no address in common, in ascending
-/// order. A single address is a range of one, and costs what it would in a sorted list.
+/// order. A single address is a range of one.
 #[derive(Clone, Debug, Default)]
 pub struct Vips {
-    v4: Box<[(Ipv4Addr, Ipv4Addr)]>,
-    v6: Box<[(Ipv6Addr, Ipv6Addr)]>,
+    v4: Ranges<u32>,
+    v6: Ranges<u128>,
 }
 
 impl Vips {
@@ -189,16 +211,16 @@ impl Vips {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for prefix in prefixes {
             match (prefix.network(), prefix.last()) {
-                (IpAddr::V4(first), IpAddr::V4(last)) => v4.push((first, last)),
-                (IpAddr::V6(first), IpAddr::V6(last)) => v6.push((first, last)),
+                (IpAddr::V4(first), IpAddr::V4(last)) => v4.push((first.to_bits(), last.to_bits())),
+                (IpAddr::V6(first), IpAddr::V6(last)) => v6.push((first.to_bits(), last.to_bits())),
                 _ => unreachable!("a prefix has one family"),
             }
         }
-        Self { v4: v4.into(), v6: v6.into() }
+        Self { v4: Ranges::new(v4), v6: Ranges::new(v6) }
     }
 
     /// Whether `address` is a VIP.
-    #[inline]
+    #[inline(always)]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => self.contains_v4(address),
@@ -207,23 +229,61 @@ impl Vips {
     }
 
     /// Whether `address` is a VIP.
-    #[inline]
+    #[inline(always)]
     pub fn contains_v4(&self, address: Ipv4Addr) -> bool {
-        contains(&self.v4, address)
+        self.v4.contains(address.to_bits())
     }
 
     /// Whether `address` is a VIP.
-    #[inline]
+    #[inline(always)]
     pub fn contains_v6(&self, address: Ipv6Addr) -> bool {
-        contains(&self.v6, address)
+        self.v6.contains(address.to_bits())
     }
 }
 
-/// Whether `address` is in one of `ranges`: the last that starts at or below it.
-#[inline]
-fn contains<A: Ord + Copy>(ranges: &[(A, A)], address: A) -> bool {
-    let starting = ranges.partition_point(|&(first, _)| first <= address);
-    starting > 0 && address <= ranges[starting - 1].1
+/// Ranges of addresses, as numbers, that have none in common, in ascending order.
+#[derive(Clone, Debug)]
+struct Ranges<N> {
+    /// The first one, or one of nothing. Most services have no other, and need look no further.
+    first: (N, N),
+    others: Box<[(N, N)]>,
+}
+
+impl<N: Ord + Copy> Ranges<N> {
+    fn new(mut ranges: Vec<(N, N)>) -> Self
+    where
+        Self: Default,
+    {
+        if ranges.is_empty() {
+            return Self::default();
+        }
+        Self { first: ranges.remove(0), others: ranges.into() }
+    }
+
+    #[inline(always)]
+    fn contains(&self, address: N) -> bool {
+        let (first, last) = self.first;
+        (first <= address && address <= last) || self.others_contain(address)
+    }
+
+    /// Whether it is in the last of the other ranges that starts at or below it.
+    #[inline(never)]
+    fn others_contain(&self, address: N) -> bool {
+        let starting = self.others.partition_point(|&(first, _)| first <= address);
+        starting > 0 && address <= self.others[starting - 1].1
+    }
+}
+
+impl Default for Ranges<u32> {
+    fn default() -> Self {
+        Self { first: (1, 0), others: Box::default() }
+    }
+}
+
+impl Default for Ranges<u128> {
+    fn default() -> Self {
+        Self { first: (1, 0), others: Box::default() }
+    }
 }
 
 /// How frames from the host find their next hop when they leave by the data plane.

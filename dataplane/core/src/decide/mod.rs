@@ -26,11 +26,14 @@
 //! Without steering, a node of the `anycast` mode passes whatever comes.
 
 pub mod anycast;
+pub mod burst;
 pub mod egress;
+mod ordinary;
 pub mod search;
 pub mod shared_mac;
 pub mod tiered;
 
+pub use burst::{Burst, Found};
 pub use egress::{EgressVerdict, decide_egress};
 pub use shared_mac::came_before;
 
@@ -83,6 +86,7 @@ pub enum Lookup {
 
 impl Lookup {
     /// The flow whose cache line [`decide`] will read.
+    #[inline(always)]
     pub fn flow(&self) -> Option<FlowKey> {
         match self {
             Self::SharedMac(packet) => packet.tracking.flow(),
@@ -99,7 +103,7 @@ pub fn lookup(service: &Service, flows: &FlowTable, parsed: &Parsed) -> Lookup {
         return dropped(DropReason::WrongVlan);
     }
     match &service.ingress {
-        Ingress::SharedMac(shared) => shared_mac::lookup(service, *shared, flows, parsed),
+        Ingress::SharedMac(shared) => shared_mac::lookup(service, shared, flows, parsed),
         Ingress::Tiered(tiered) => tiered::lookup(service, tiered, flows, parsed),
         Ingress::Anycast(anycast) => anycast::lookup(service, anycast, flows, parsed),
     }
@@ -110,6 +114,7 @@ const fn dropped(reason: DropReason) -> Lookup {
 }
 
 /// The hash of a client, and the key of its flow.
+#[inline(always)]
 fn flow_of(
     service: &Service,
     flows: &FlowTable,
@@ -123,6 +128,7 @@ fn flow_of(
 }
 
 /// The key of the datagram that a fragment is of; `hash` is the client's.
+#[inline]
 fn fragment_key(flows: &FlowTable, hash: u64, packet: &IpPacket) -> Option<FlowKey> {
     match packet.fragment {
         Fragment::Whole => None,
@@ -154,6 +160,7 @@ impl From<Verdict> for Decision {
 }
 
 /// Decides what becomes of the packet that `lookup` describes.
+#[inline(never)]
 pub fn decide(snapshot: &Snapshot, flows: &FlowTable, now: Now, lookup: &Lookup) -> Decision {
     match lookup {
         Lookup::Settled(verdict) => (*verdict).into(),

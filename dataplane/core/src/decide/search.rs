@@ -89,7 +89,7 @@ impl Tracked {
                 let (hash, key) = flow(packet.src, packet.dst, TCP, ports);
                 (hash, Tracking::Tcp(key, flags))
             }
-            Transport::Udp(ports) if is_sticky(service, ports.dst) => {
+            Transport::Udp(ports) if service.is_sticky(ports.dst) => {
                 let (hash, key) = flow(packet.src, packet.dst, UDP, ports);
                 (hash, Tracking::Sticky(key))
             }
@@ -116,10 +116,6 @@ impl Tracked {
     }
 }
 
-fn is_sticky(service: &Service, port: u16) -> bool {
-    service.sticky_udp_ports.binary_search(&port).is_ok()
-}
-
 /// An ICMP error concerns the flow of the packet that it quotes, which the VIP sent: its client is
 /// the quoted destination. Of flows that are not tracked nobody knows more than we do.
 fn lookup_quoted(
@@ -129,7 +125,7 @@ fn lookup_quoted(
 ) -> (Option<u64>, Tracking) {
     match quoted.ports {
         Some(Ports { src: vip_port, dst: client_port })
-            if quoted.protocol == TCP || is_sticky(service, vip_port) =>
+            if quoted.protocol == TCP || service.is_sticky(vip_port) =>
         {
             let ports = Ports { src: client_port, dst: vip_port };
             let (hash, key) = flow(quoted.dst, quoted.src, quoted.protocol, ports);

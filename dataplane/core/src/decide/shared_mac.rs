@@ -29,6 +29,15 @@ pub struct Packet {
     pub forwarded: bool,
 }
 
+/// What of a TCP segment decides it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segment {
+    pub(super) key: FlowKey,
+    pub(super) bucket: Bucket,
+    pub(super) flags: TcpFlags,
+    pub(super) forwarded: bool,
+}
+
 /// What the flow table has to do with a packet.
 #[derive(Clone, Copy, Debug)]
 pub enum Tracking {
@@ -59,7 +68,7 @@ impl Tracking {
 
 pub(super) fn lookup(
     service: &Service,
-    shared: SharedMac,
+    shared: &SharedMac,
     flows: &FlowTable,
     parsed: &Parsed,
 ) -> Lookup {
@@ -135,7 +144,7 @@ fn asker(service: &Service, address: IpAddr) -> Bucket {
 
 fn lookup_ip(
     service: &Service,
-    shared: SharedMac,
+    shared: &SharedMac,
     flows: &FlowTable,
     parsed: &Parsed,
     packet: &IpPacket,
@@ -194,7 +203,7 @@ fn lookup_udp(
     packet: &IpPacket,
     ports: Ports,
 ) -> (u64, Tracking) {
-    if service.sticky_udp_ports.binary_search(&ports.dst).is_ok() {
+    if service.is_sticky(ports.dst) {
         let (hash, key) = flow_of(service, flows, packet.src, packet.dst, UDP, ports);
         (hash, Tracking::Sticky(key))
     } else if service.egress.is_some() {
@@ -219,6 +228,7 @@ fn lookup_quoted(service: &Service, flows: &FlowTable, quoted: &Quoted) -> (u64,
     }
 }
 
+#[inline(always)]
 pub(super) fn decide(
     snapshot: &Snapshot,
     flows: &FlowTable,
@@ -226,18 +236,27 @@ pub(super) fn decide(
     packet: &Packet,
 ) -> Decision {
     let Packet { bucket, tracking, fragment, forwarded } = *packet;
-    let holding = snapshot.holdings.get(bucket);
-    let by_bucket = || decide_new(snapshot, now, holding, forwarded);
+    // Asked for only where no flow accounts for the packet.
+    let by_bucket = || {
+        let holding = snapshot.holdings.get(bucket);
+        (holding, decide_new(snapshot, now, holding, forwarded))
+    };
+    let by_lately = || {
+        let (holding, verdict) = by_bucket();
+        by_lately(holding, bucket, verdict)
+    };
     let decision = match tracking {
-        Tracking::Untracked => by_lately(holding, bucket, by_bucket()),
-        Tracking::Tcp(key, flags) => decide_tcp(flows, now, bucket, key, flags, by_bucket),
+        Tracking::Untracked => by_lately(),
+        Tracking::Tcp(key, flags) => {
+            decide_tcp(snapshot, flows, now, &Segment { bucket, key, flags, forwarded })
+        }
         Tracking::Sticky(key) => match flows.refresh(key, now.seconds, FlowState::Datagram) {
             Some(_) => Verdict::Pass.into(),
-            None => enter_if_passed(flows, now, bucket, key, by_bucket()),
+            None => enter_if_passed(flows, now, bucket, key, by_bucket().1),
         },
         Tracking::IfKnown(key) => match flows.lookup(key, now.seconds) {
             Some(_) => Verdict::Pass.into(),
-            None => by_lately(holding, bucket, by_bucket()),
+            None => by_lately(),
         },
         Tracking::FirstFragmentDecides(key) => match flows.lookup(key, now.seconds) {
             Some(_) => Verdict::Pass.into(),
@@ -253,6 +272,7 @@ pub(super) fn decide(
 
 /// Whatever no flow accounts for goes by who holds the bucket. What a member sends on to us, it
 /// sends because it is granting us the bucket: we serve it before we have heard the grant.
+#[inline]
 fn decide_new(snapshot: &Snapshot, now: Now, holding: Holding, forwarded: bool) -> Verdict {
     if holding == Holding::Foreign && !forwarded {
         return Verdict::Drop(DropReason::NotOwner);
@@ -270,6 +290,7 @@ fn decide_new(snapshot: &Snapshot, now: Now, holding: Holding, forwarded: bool) 
 
 /// Marks what is served by its bucket while the giver may still be forwarding. Connections need no
 /// mark: to TCP, a second SYN is a repeated one.
+#[inline]
 fn by_lately(holding: Holding, bucket: Bucket, verdict: Verdict) -> Decision {
     let lately = holding == Holding::TakenOver && verdict == Verdict::Pass;
     Decision { may_come_twice: lately.then_some(bucket), ..verdict.into() }
@@ -295,23 +316,25 @@ pub fn came_before(
 
 /// A tracked connection stays here whoever owns its bucket. Of the others, only a SYN may start
 /// one; the rest belong to connections of other nodes, which see this segment too.
-fn decide_tcp(
+#[inline(always)]
+pub(super) fn decide_tcp(
+    snapshot: &Snapshot,
     flows: &FlowTable,
     now: Now,
-    bucket: Bucket,
-    key: FlowKey,
-    flags: TcpFlags,
-    by_bucket: impl FnOnce() -> Verdict,
+    segment: &Segment,
 ) -> Decision {
+    let &Segment { bucket, key, flags, forwarded } = segment;
     if flows.refresh(key, now.seconds, state_after(flags)).is_some() {
         return Verdict::Pass.into();
     }
     if !opens(flags) {
         return Verdict::Drop(DropReason::NoFlow).into();
     }
-    enter_if_passed(flows, now, bucket, key, by_bucket())
+    let holding = snapshot.holdings.get(bucket);
+    enter_if_passed(flows, now, bucket, key, decide_new(snapshot, now, holding, forwarded))
 }
 
+#[inline]
 fn enter_if_passed(
     flows: &FlowTable,
     now: Now,

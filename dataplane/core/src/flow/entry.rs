@@ -197,7 +197,7 @@ impl Entry {
     /// Whether `word` is an entry with the key's fingerprint. A free word never is.
     #[inline]
     pub(super) const fn word_is_of(word: u64, key: FlowKey) -> bool {
-        (word ^ key.fingerprint()) >> FINGERPRINT_SHIFT == 0
+        word ^ key.fingerprint() < 1 << FINGERPRINT_SHIFT
     }
 
     #[inline]
@@ -240,6 +240,14 @@ impl Entry {
         matches!(self.state(), FlowState::Established) || !self.is_idle(now, timeouts)
     }
 
+    /// Whether `word` is an entry in `state` whose last packet came in the second `now`. Such a flow is
+    /// found, and a packet that calls for the same state changes nothing.
+    #[inline(always)]
+    pub(super) const fn word_says(word: u64, now: Seconds, state: FlowState) -> bool {
+        let said = (now.0 as u64) << SEEN_SHIFT | state as u64;
+        word & ((1 << BUCKET_SHIFT) - 1) == said
+    }
+
     /// The entry after a packet at `now` that leaves it in `state`. Last-seen never goes back: a
     /// worker that is late by a second does not undo what another one wrote.
     #[inline]
@@ -268,6 +276,12 @@ mod tests {
                     assert_eq!(entry.bucket(), bucket);
                     assert_eq!((entry.state(), entry.seen()), (state, Seconds(seen)));
                     assert_eq!(entry.age(Seconds(seen.wrapping_add(9))), 9);
+
+                    for other in FlowState::ALL {
+                        let says = |seen| Entry::word_says(entry.word(), Seconds(seen), other);
+                        assert_eq!(says(seen), other == state);
+                        assert!(!says(seen.wrapping_add(1)) && !says(seen ^ 1 << 15));
+                    }
 
                     let later = Seconds(seen.wrapping_add(1));
                     let again = entry.seen_again(later, FlowState::Closing);
@@ -303,6 +317,8 @@ mod tests {
             (Fragment,    [Some(Fragment),    Some(Fragment),    Some(Fragment), Some(Fragment),   Some(Fragment)]),
         ];
         let calls = [Embryonic, Established, Closing, Datagram, Fragment];
+        // What `FlowTable::refresh` takes for granted.
+        assert!(calls.into_iter().all(|state| state.after(state) == Some(state)));
         for (state, after) in table {
             for (next, after) in calls.into_iter().zip(after) {
                 assert_eq!(state.after(next), after, "{next:?} in {state:?}");

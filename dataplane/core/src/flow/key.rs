@@ -43,7 +43,7 @@ impl Keyer {
     /// of the input reaches every bit of the key: the construction of wyhash. That the client
     /// cannot be guessed from the key or the other way round rests on the SipHash that made
     /// `client_hash`; here the secret keeps flows of one client from being aimed at one line.
-    #[inline]
+    #[inline(always)]
     fn key(&self, client_hash: u64, vip: IpAddr, discriminator: u64) -> FlowKey {
         let vip = match vip {
             // As ::ffff:a.b.c.d (RFC 4291, section 2.5.5.2), which no VIP is.
@@ -54,7 +54,7 @@ impl Keyer {
         FlowKey::of_hash(fold(flow ^ (vip >> 64) as u64, vip as u64 ^ self.vip))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn flow(
         &self,
         client_hash: u64,
@@ -81,6 +81,9 @@ impl Keyer {
 }
 
 impl FlowKey {
+    /// No flow's key: its fingerprint is that of no entry.
+    pub(crate) const NONE: Self = Self(0);
+
     /// The key that a uniformly distributed `hash` stands for. A fingerprint of zero becomes one, so
     /// that a key never looks like a free word.
     #[inline]

@@ -48,15 +48,19 @@
 //! [`Timeouts::established_s`], and a closed one can be hit for another [`Timeouts::closing_s`],
 //! unless its place has been taken in the meantime.
 
+pub mod census;
 pub mod entry;
 pub mod form;
 pub mod key;
+pub mod line;
 #[cfg(all(test, not(loom)))]
 mod oracle;
 mod primitive;
 pub mod table;
 
+pub use census::{BucketScan, Census};
 pub use entry::{FlowState, Seconds, Timeouts};
 pub use form::Form;
 pub use key::FlowKey;
-pub use table::{BucketScan, Census, FlowTable, Inserted, Line};
+pub use line::Line;
+pub use table::{FlowTable, Inserted};

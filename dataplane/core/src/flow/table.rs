@@ -2,74 +2,17 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::ops::Deref;
 
-use crate::bucket::{BUCKETS, Bucket, BucketSet};
+use crate::bucket::Bucket;
 
 use super::entry::{Entry, FlowState, Seconds, Timeouts};
 use super::key::{FlowKey, Keyer};
-use super::primitive::{AtomicU64, Ordering};
-
-/// Entries in a line: as many words as a cache line of 64 bytes holds. Two under loom, which has to
-/// try every order of every access.
-const WAYS: usize = if cfg!(loom) { 2 } else { 8 };
+use super::line::{Line, Lines, WAYS};
 
 /// How often a change is tried again that another worker has beaten, each time by a change of its
 /// own to the same line. So many in a row do not happen; a bound is there so that nothing on the hot
 /// path is without one.
 const ATTEMPTS: usize = 16;
-
-/// A cache line of entries.
-///
-/// All accesses are relaxed. A word is all there is to a flow, so no other memory has to become
-/// visible with it, and what one worker must not miss of another's, it learns from the
-/// compare-and-swap that fails.
-///
-/// Any 64 bytes are a line: a word that no insert has written reads as free, and is overwritten like
-/// one. So a line can be in memory that others have written.
-#[repr(C, align(64))]
-pub struct Line([AtomicU64; WAYS]);
-
-#[cfg(not(loom))]
-const _: () = assert!(size_of::<Line>() == 64 && align_of::<Line>() == 64);
-
-impl Line {
-    fn free() -> Self {
-        Self(std::array::from_fn(|_| AtomicU64::new(Entry::FREE)))
-    }
-
-    #[inline]
-    fn load(&self) -> [u64; WAYS] {
-        std::array::from_fn(|at| self.0[at].load(Ordering::Relaxed))
-    }
-
-    /// Puts `new` in the place of `old`. False, and nothing is changed, if something else is there.
-    #[inline]
-    fn replace(&self, at: usize, old: u64, new: u64) -> bool {
-        self.0[at].compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-}
-
-/// Where a table's lines are. A table is read by its workers for each packet, so this is not
-/// a trait's object.
-enum Lines {
-    /// In memory of the table's own.
-    Own(Box<[Line]>),
-    /// In memory that outlives it.
-    Lent(&'static [Line]),
-}
-
-impl Deref for Lines {
-    type Target = [Line];
-
-    #[inline]
-    fn deref(&self) -> &[Line] {
-        match self {
-            Self::Own(lines) => lines,
-            Self::Lent(lines) => lines,
-        }
-    }
-}
 
 /// What [`FlowTable::insert`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +31,11 @@ pub enum Inserted {
 /// The flows that this node serves. Shared by all workers; see the [module](super) for its form.
 pub struct FlowTable {
     /// The entries. A power of two of lines; never grows.
-    lines: Lines,
+    pub(super) lines: Lines,
     /// Makes keys, under the table's secret.
     keyer: Keyer,
     /// When flows are forgotten.
-    timeouts: Timeouts,
+    pub(super) timeouts: Timeouts,
 }
 
 impl FlowTable {
@@ -176,7 +119,7 @@ impl FlowTable {
 
     /// The key of a flow between a client and a VIP. `client_hash` is the cluster's hash of the
     /// client, of whatever [`HashInput`](crate::hash::HashInput); it is not computed again.
-    #[inline]
+    #[inline(always)]
     pub fn key(
         &self,
         client_hash: u64,
@@ -203,7 +146,7 @@ impl FlowTable {
     /// processor only gets some hundred instructions ahead of one that waits for memory.
     #[inline]
     pub fn touch(&self, key: FlowKey) -> u64 {
-        self.line(key).0[0].load(Ordering::Relaxed)
+        self.line(key).touch()
     }
 
     /// The state of a flow, `None` if it is not here. Changes nothing.
@@ -220,8 +163,19 @@ impl FlowTable {
     /// the state has changed. The state only goes forward ([`FlowState`]). A SYN
     /// (`next` is `Embryonic`) on a `Closing` flow ends it, and `None` is returned: what becomes of the
     /// new connection is for the bucket's owner to say, and must not be mixed up with the old one.
-    #[inline]
+    #[inline(always)]
     pub fn refresh(&self, key: FlowKey, now: Seconds, next: FlowState) -> Option<FlowState> {
+        // Nearly always the entry says all that there is to say already, or there is none.
+        let word = self.line(key).agreeing(key);
+        if word == Entry::FREE {
+            return None;
+        }
+        if Entry::word_says(word, now, next) { Some(next) } else { self.change(key, now, next) }
+    }
+
+    /// The same where something is to be written, or the first of several entries by this name is none.
+    #[inline(never)]
+    fn change(&self, key: FlowKey, now: Seconds, next: FlowState) -> Option<FlowState> {
         let line = self.line(key);
         for _ in 0..ATTEMPTS {
             let (at, entry) = self.find(&line.load(), key, now)?;
@@ -277,48 +231,6 @@ impl FlowTable {
             }
         }
         Inserted::Full
-    }
-
-    /// Counts what is in the table: reads all of it, so never on the hot path. Flows that come and go
-    /// meanwhile are counted or not.
-    pub fn census(&self, now: Seconds) -> Census {
-        let mut census = Census {
-            capacity: self.capacity(),
-            states: [0; FlowState::ALL.len()],
-            idle: 0,
-            buckets: vec![0; BUCKETS].into(),
-        };
-        for word in self.lines.iter().flat_map(Line::load) {
-            match Entry::of_word(word) {
-                Some(entry) if entry.is_found(now, &self.timeouts) => {
-                    census.states[entry.state() as usize - 1] += 1;
-                    census.buckets[entry.bucket().index()] += 1;
-                    census.idle += usize::from(entry.is_idle(now, &self.timeouts));
-                }
-                _ => {}
-            }
-        }
-        census
-    }
-
-    /// Reads on in the table by at most `lines` lines, and adds the buckets of the flows there to those
-    /// that `scan` has found. False when the end was reached.
-    ///
-    /// A flow never changes its line: one that is there from the beginning of the scan to its end is
-    /// found.
-    pub fn scan(&self, scan: &mut BucketScan, lines: usize, now: Seconds) -> bool {
-        let rest = &self.lines[scan.line.min(self.lines.len())..];
-        let part = &rest[..lines.min(rest.len())];
-        for word in part.iter().flat_map(Line::load) {
-            match Entry::of_word(word) {
-                Some(entry) if entry.is_found(now, &self.timeouts) => {
-                    scan.found.insert(entry.bucket());
-                }
-                _ => {}
-            }
-        }
-        scan.line += part.len();
-        part.len() < rest.len()
     }
 
     #[inline]
@@ -429,62 +341,14 @@ impl fmt::Debug for FlowTable {
     }
 }
 
-/// A reading of the whole table, part by part: which buckets have a flow here.
-#[derive(Clone, Debug, Default)]
-pub struct BucketScan {
-    /// The line to go on at.
-    line: usize,
-    /// The buckets of the flows before it.
-    found: BucketSet,
-}
-
-impl BucketScan {
-    /// The buckets of the flows that were found so far.
-    pub fn found(&self) -> &BucketSet {
-        &self.found
-    }
-}
-
-/// What is in a flow table, counted by [`FlowTable::census`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Census {
-    /// How many flows the table has room for.
-    pub capacity: usize,
-    /// Flows in each state, in the order of [`FlowState::ALL`].
-    states: [usize; FlowState::ALL.len()],
-    /// Those established flows that give way to others, because nothing was heard of them for
-    /// [`Timeouts::established_s`].
-    pub idle: usize,
-    /// Flows in each bucket.
-    buckets: Box<[usize]>,
-}
-
-impl Census {
-    /// The flows in `state`.
-    pub fn in_state(&self, state: FlowState) -> usize {
-        self.states[state as usize - 1]
-    }
-
-    /// The flows in `bucket`.
-    pub fn in_bucket(&self, bucket: Bucket) -> usize {
-        self.buckets[bucket.index()]
-    }
-
-    /// The buckets that have a flow here.
-    pub fn buckets(&self) -> BucketSet {
-        Bucket::all().filter(|&bucket| self.in_bucket(bucket) > 0).collect()
-    }
-
-    /// All flows.
-    pub fn flows(&self) -> usize {
-        self.states.iter().sum()
-    }
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
+    use std::sync::atomic::Ordering;
+
+    use crate::bucket::BucketSet;
+    use crate::flow::BucketScan;
 
     const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53));
     const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];

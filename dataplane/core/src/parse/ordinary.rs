@@ -15,6 +15,8 @@ use crate::wire::{ipv4, ipv6, protocol, tcp, udp};
 const IP: usize = ethernet::HEADER_LEN;
 const UDP4: usize = IP + ipv4::HEADER_LEN;
 const UDP6: usize = IP + ipv6::HEADER_LEN;
+/// Length of the shortest frame that has one of the shapes.
+const SHORTEST: usize = UDP4 + udp::HEADER_LEN;
 
 /// What a frame looks to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,20 +31,27 @@ impl Shape {
     /// The shape of a frame, by its EtherType, the length of an IPv4 header, and the protocol.
     #[inline(always)]
     pub(crate) fn of(frame: &[u8]) -> Option<Self> {
-        let head: &[u8; IP + 10] = frame.first_chunk()?;
-        let [type_high, type_low, version, ..] = *head[12..].first_chunk::<4>()?;
-        match (u16::from_be_bytes([type_high, type_low]), version) {
-            (ethernet::IPV4, 0x45) => match head[IP + 9] {
+        // EtherType, then the version: with an IPv4 header's length, or the start of an IPv6 traffic class.
+        const IPV4: u32 = u32::from_ne_bytes([0x08, 0x00, 0x45, 0]);
+        const IPV4_MASK: u32 = u32::from_ne_bytes([0xff, 0xff, 0xff, 0]);
+        const IPV6: u32 = u32::from_ne_bytes([0x86, 0xdd, 0x60, 0]);
+        const IPV6_MASK: u32 = u32::from_ne_bytes([0xff, 0xff, 0xf0, 0]);
+        let head: &[u8; SHORTEST] = frame.first_chunk()?;
+        let kind = u32::from_ne_bytes(bytes(head, IP - 2));
+        if kind & IPV4_MASK == IPV4 {
+            match head[IP + 9] {
                 protocol::UDP => Some(Self::Udp4),
                 protocol::TCP => Some(Self::Tcp4),
                 _ => None,
-            },
-            (ethernet::IPV6, 0x60..=0x6f) => match head[IP + 6] {
+            }
+        } else if kind & IPV6_MASK == IPV6 {
+            match head[IP + 6] {
                 protocol::UDP => Some(Self::Udp6),
                 protocol::TCP => Some(Self::Tcp6),
                 _ => None,
-            },
-            _ => None,
+            }
+        } else {
+            None
         }
     }
 
@@ -52,52 +61,51 @@ impl Shape {
         match self {
             Self::Udp4 => {
                 let head: &[u8; UDP4 + udp::HEADER_LEN] = frame.first_chunk()?;
-                let payload_len = v4_payload_len(head, frame.len())?;
-                Some(v4(head, protocol::UDP, transport_udp::<UDP4, _>(head, payload_len)?))
+                let len = v4_len(head, frame.len())?;
+                Some(v4(head, protocol::UDP, transport_udp(head, UDP4, len)?))
             }
             Self::Tcp4 => {
                 let head: &[u8; UDP4 + tcp::HEADER_LEN] = frame.first_chunk()?;
-                let payload_len = v4_payload_len(head, frame.len())?;
-                Some(v4(head, protocol::TCP, transport_tcp::<UDP4, _>(head, payload_len)?))
+                let len = v4_len(head, frame.len())?;
+                Some(v4(head, protocol::TCP, transport_tcp(head, UDP4, len)?))
             }
             Self::Udp6 => {
                 let head: &[u8; UDP6 + udp::HEADER_LEN] = frame.first_chunk()?;
-                let payload_len = v6_payload_len(head, frame.len())?;
-                Some(v6(head, protocol::UDP, transport_udp::<UDP6, _>(head, payload_len)?))
+                let len = v6_len(head, frame.len())?;
+                Some(v6(head, protocol::UDP, transport_udp(head, UDP6, len)?))
             }
             Self::Tcp6 => {
                 let head: &[u8; UDP6 + tcp::HEADER_LEN] = frame.first_chunk()?;
-                let payload_len = v6_payload_len(head, frame.len())?;
-                Some(v6(head, protocol::TCP, transport_tcp::<UDP6, _>(head, payload_len)?))
+                let len = v6_len(head, frame.len())?;
+                Some(v6(head, protocol::TCP, transport_tcp(head, UDP6, len)?))
             }
         }
     }
 }
 
-/// `N` bytes from byte `AT` on, which are in the head.
+/// `N` bytes from byte `at` on, which are in the head: where that is known, nothing is checked.
 #[inline(always)]
-fn bytes<const AT: usize, const N: usize, const LEN: usize>(head: &[u8; LEN]) -> [u8; N] {
-    const { assert!(AT + N <= LEN, "the field lies within the head") };
-    *head[AT..].first_chunk().expect("checked when compiling")
+fn bytes<const N: usize, const LEN: usize>(head: &[u8; LEN], at: usize) -> [u8; N] {
+    *head[at..].first_chunk().expect("the field lies within the head")
 }
 
 #[inline(always)]
-fn u16_at<const AT: usize, const LEN: usize>(head: &[u8; LEN]) -> u16 {
-    u16::from_be_bytes(bytes::<AT, 2, LEN>(head))
+fn u16_at<const LEN: usize>(head: &[u8; LEN], at: usize) -> u16 {
+    u16::from_be_bytes(bytes(head, at))
 }
 
-/// The length of an IPv4 packet's payload; `None` for a fragment, a header that is not intact, a
+/// The length of an IPv4 packet, header included; `None` for a fragment, a header that is not intact, a
 /// source that may be none, and a packet longer than its frame.
 #[inline(always)]
-fn v4_payload_len<const LEN: usize>(head: &[u8; LEN], frame_len: usize) -> Option<usize> {
-    let total_len = usize::from(u16_at::<{ IP + 2 }, LEN>(head));
-    let is_fragment = u16_at::<{ IP + 6 }, LEN>(head) & 0x3fff != 0;
+fn v4_len<const LEN: usize>(head: &[u8; LEN], frame_len: usize) -> Option<usize> {
+    let total_len = usize::from(u16_at(head, IP + 2));
+    let is_fragment = u16_at(head, IP + 6) & 0x3fff != 0;
     // 10.0.0.1 and 198.51.100.7, but neither 0, 127, nor 224 and above.
     let network = head[IP + 12];
     let may_send = network.wrapping_sub(1) < 223 && network != 127;
     let is_whole = IP + total_len <= frame_len && !is_fragment;
     if is_whole && may_send && !sent_by_group(head) && is_intact(head) {
-        total_len.checked_sub(ipv4::HEADER_LEN)
+        Some(total_len)
     } else {
         None
     }
@@ -107,11 +115,11 @@ fn v4_payload_len<const LEN: usize>(head: &[u8; LEN], frame_len: usize) -> Optio
 /// in that order, too (RFC 1071, section 2), and is all ones in either.
 #[inline(always)]
 fn is_intact<const LEN: usize>(head: &[u8; LEN]) -> bool {
-    let sum = u64::from(u32::from_ne_bytes(bytes::<IP, 4, LEN>(head)))
-        + u64::from(u32::from_ne_bytes(bytes::<{ IP + 4 }, 4, LEN>(head)))
-        + u64::from(u32::from_ne_bytes(bytes::<{ IP + 8 }, 4, LEN>(head)))
-        + u64::from(u32::from_ne_bytes(bytes::<{ IP + 12 }, 4, LEN>(head)))
-        + u64::from(u32::from_ne_bytes(bytes::<{ IP + 16 }, 4, LEN>(head)));
+    let sum = u64::from(u32::from_ne_bytes(bytes(head, IP)))
+        + u64::from(u32::from_ne_bytes(bytes(head, IP + 4)))
+        + u64::from(u32::from_ne_bytes(bytes(head, IP + 8)))
+        + u64::from(u32::from_ne_bytes(bytes(head, IP + 12)))
+        + u64::from(u32::from_ne_bytes(bytes(head, IP + 16)));
     // Of five words the carry is at most 4: added once, it leaves at most one carry more, and
     // 32 bits are all ones exactly if both halves add up to all ones.
     let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
@@ -121,15 +129,19 @@ fn is_intact<const LEN: usize>(head: &[u8; LEN]) -> bool {
     folded.wrapping_add(u16::from(carry)) == 0xffff
 }
 
-/// The length of an IPv6 packet's payload; `None` for a source that may be none, and a packet longer
+/// The length of an IPv6 packet, header included; `None` for a source that may be none, and a packet longer
 /// than its frame.
 #[inline(always)]
-fn v6_payload_len<const LEN: usize>(head: &[u8; LEN], frame_len: usize) -> Option<usize> {
-    let payload_len = usize::from(u16_at::<{ IP + 4 }, LEN>(head));
+fn v6_len<const LEN: usize>(head: &[u8; LEN], frame_len: usize) -> Option<usize> {
+    let payload_len = usize::from(u16_at(head, IP + 4));
     // See `is_sender_v6`.
     let may_send = !matches!(head[IP + 8], 0 | 0xff);
     let is_whole = UDP6 + payload_len <= frame_len;
-    if is_whole && may_send && !sent_by_group(head) { Some(payload_len) } else { None }
+    if is_whole && may_send && !sent_by_group(head) {
+        Some(ipv6::HEADER_LEN + payload_len)
+    } else {
+        None
+    }
 }
 
 /// Whether the Ethernet source is a group address.
@@ -139,30 +151,30 @@ fn sent_by_group<const LEN: usize>(head: &[u8; LEN]) -> bool {
 }
 
 #[inline(always)]
-fn transport_udp<const AT: usize, const LEN: usize>(
+fn transport_udp<const LEN: usize>(
     head: &[u8; LEN],
-    payload_len: usize,
+    at: usize,
+    packet_len: usize,
 ) -> Option<Transport> {
-    let [src, dst, len]: [u16; 3] = [0, 2, 4].map(|at| {
-        let [high, low] = [head[AT + at], head[AT + at + 1]];
-        u16::from_be_bytes([high, low])
-    });
-    let is_valid = (udp::HEADER_LEN..=payload_len).contains(&usize::from(len));
+    let (src, dst, len) = (u16_at(head, at), u16_at(head, at + 2), u16_at(head, at + 4));
+    let len = usize::from(len);
+    let is_valid = len >= udp::HEADER_LEN && at - IP + len <= packet_len;
     is_valid.then_some(Transport::Udp(Ports { src, dst }))
 }
 
 #[inline(always)]
-fn transport_tcp<const AT: usize, const LEN: usize>(
+fn transport_tcp<const LEN: usize>(
     head: &[u8; LEN],
-    payload_len: usize,
+    at: usize,
+    packet_len: usize,
 ) -> Option<Transport> {
-    let [src, dst]: [u16; 2] =
-        [0, 2].map(|at| u16::from_be_bytes([head[AT + at], head[AT + at + 1]]));
-    let header_len = usize::from(head[AT + 12] >> 4) * 4;
-    let flags = head[AT + 13];
+    let (src, dst) = (u16_at(head, at), u16_at(head, at + 2));
+    let header_len = usize::from(head[at + 12] >> 4) * 4;
+    let flags = head[at + 13];
     let has = |flag| flags & flag != 0;
     let (syn, ack, fin, rst) = (has(tcp::SYN), has(tcp::ACK), has(tcp::FIN), has(tcp::RST));
-    let is_valid = (tcp::HEADER_LEN..=payload_len).contains(&header_len) && may_be(flags);
+    let is_within = header_len >= tcp::HEADER_LEN && at - IP + header_len <= packet_len;
+    let is_valid = is_within && may_be(flags);
     is_valid.then_some(Transport::Tcp(Ports { src, dst }, TcpFlags { syn, ack, fin, rst }))
 }
 
@@ -188,23 +200,23 @@ const fn may_be(flags: u8) -> bool {
 
 #[inline(always)]
 fn v4<const LEN: usize>(head: &[u8; LEN], protocol: u8, transport: Transport) -> Parsed {
-    let src = IpAddr::V4(Ipv4Addr::from_octets(bytes::<{ IP + 12 }, 4, LEN>(head)));
-    let dst = IpAddr::V4(Ipv4Addr::from_octets(bytes::<{ IP + 16 }, 4, LEN>(head)));
+    let src = IpAddr::V4(Ipv4Addr::from(bytes::<4, LEN>(head, IP + 12)));
+    let dst = IpAddr::V4(Ipv4Addr::from(bytes::<4, LEN>(head, IP + 16)));
     ip(head, IpPacket { src, dst, fragment: Fragment::Whole, protocol, transport })
 }
 
 #[inline(always)]
 fn v6<const LEN: usize>(head: &[u8; LEN], protocol: u8, transport: Transport) -> Parsed {
-    let src = IpAddr::V6(Ipv6Addr::from_octets(bytes::<{ IP + 8 }, 16, LEN>(head)));
-    let dst = IpAddr::V6(Ipv6Addr::from_octets(bytes::<{ IP + 24 }, 16, LEN>(head)));
+    let src = IpAddr::V6(Ipv6Addr::from(bytes::<16, LEN>(head, IP + 8)));
+    let dst = IpAddr::V6(Ipv6Addr::from(bytes::<16, LEN>(head, IP + 24)));
     ip(head, IpPacket { src, dst, fragment: Fragment::Whole, protocol, transport })
 }
 
 #[inline(always)]
 fn ip<const LEN: usize>(head: &[u8; LEN], packet: IpPacket) -> Parsed {
     Parsed {
-        dst: MacAddr(bytes::<0, 6, LEN>(head)),
-        src: MacAddr(bytes::<6, 6, LEN>(head)),
+        dst: MacAddr(bytes(head, 0)),
+        src: MacAddr(bytes(head, 6)),
         vlan: None,
         network_offset: IP as u16,
         payload: Payload::Ip(packet),
