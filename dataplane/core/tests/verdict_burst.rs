@@ -59,13 +59,15 @@ fn service() -> impl Strategy<Value = Service> {
         vec![[].into(), [443].into(), [117, 443, 8443].into(), [53].into()];
     let mac = select(vec![
         SharedMac::unicast(SHARED),
+        SharedMac::unicast(SHARED),
+        SharedMac::unicast(SHARED),
         SharedMac { v4: GROUP4, v6: GROUP6 },
         SharedMac::unicast(OWN),
         SharedMac { v4: SHARED, v6: OWN },
     ]);
     let input = select(vec![HashInput::Address, HashInput::AddressAndPort]);
-    let vlan = select(vec![None, None, None, Some(7)]);
-    (vips, select(sticky), mac, input, vlan, any::<bool>()).prop_map(
+    let vlan = prop::option::weighted(0.1, Just(7));
+    (vips, select(sticky), mac, input, vlan, prop::bool::weighted(0.2)).prop_map(
         |(vips, sticky_udp_ports, mac, input, vlan, has_egress)| {
             let mut peer_macs = [None; SLOTS];
             peer_macs[1] = Some(PEER);
@@ -122,7 +124,7 @@ fn packet() -> impl Strategy<Value = Vec<u8>> {
         .collect();
     let ports = (select(vec![40_000, 40_001]), select(vec![53, 443, 117, 8443, 507]));
     let piece = select(vec![None, None, None, Some((0, true, 9)), Some((8, false, 9))]);
-    let addresses = (select(clients), any::<bool>());
+    let addresses = (select(clients), prop::bool::weighted(0.8));
     (addresses, ports, 0..4_u8, any::<u8>(), piece).prop_map(
         |((client, is_vip), (source, destination), kind, flags, piece)| {
             let to = match (client, is_vip) {
@@ -148,9 +150,12 @@ fn packet() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
-    let to = select(vec![SHARED, SHARED, SHARED, OWN, GROUP4, GROUP6, MacAddr::BROADCAST]);
-    let from = select(vec![ROUTER, ROUTER, PEER, GROUP4]);
-    let vlan = select(vec![None, None, None, Some(7), Some(0)]);
+    let to = prop_oneof![
+        7 => Just(SHARED),
+        3 => select(vec![OWN, GROUP4, GROUP6, MacAddr::BROADCAST]),
+    ];
+    let from = prop_oneof![8 => Just(ROUTER), 2 => select(vec![PEER, GROUP4])];
+    let vlan = prop::option::weighted(0.2, select(vec![0, 7]));
     let link = (to, from, vlan).prop_map(|(to, from, vlan)| Link { to, from, vlan });
     let changes = vec((0..80_usize, any::<u8>()), 0..3);
     let is_changed = prop::bool::weighted(0.2);
