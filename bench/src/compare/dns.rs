@@ -15,7 +15,6 @@ use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::clients;
 use super::group::Group;
 use super::lab::{CLIENTS_NETWORK, VIP, output};
 use super::node::Node;
@@ -68,8 +67,7 @@ pub(super) fn visit(
     end: &SignalFd,
 ) -> Result<Visit> {
     let row = Row::named(case.row).with_context(|| format!("no row is called {}", case.row))?;
-    let node = Node::new(row, options, end)?;
-    clients::connect(&node, options)?;
+    let node = Node::with_clients(row, options, end)?;
     let knot = Knot::start(&node, options)?;
     knot.answers(&node)?;
     let mut visit =

@@ -28,9 +28,10 @@ pub const CASES: &[&str] = &[
 
 /// keepalived's intervals between advertisements, seconds: the fastest that VRRP can say, and one that is usual.
 const INTERVALS: &str = "0.01,0.1";
+/// Of these and of vipdp's profiles, those of a quick run.
+const QUICK: [&str; 6] = ["--profiles", "fast", "--intervals", "0.1", "--kills", "1"];
 /// How often a node of each system dies.
 const KILLS: u32 = 8;
-const KILLS_QUICK: u32 = 1;
 /// How long it may take: with each system, and for each kill.
 const PATIENCE: Duration = Duration::from_secs(120);
 const KILL_PATIENCE: Duration = Duration::from_secs(60);
@@ -65,15 +66,17 @@ struct Script(Child);
 pub(super) fn visit(options: &Options, end: &SignalFd) -> Result<Vec<Visit>> {
     let directory = tempfile::tempdir().context("no directory for the results")?;
     let results = directory.path().join("failover.json");
-    let kills = if options.quick { KILLS_QUICK } else { KILLS };
     let program = options.scripts.join("failover");
     let mut command = Command::new(&program);
     command
-        .args(["--steady", "0", "--intervals", INTERVALS, "--kills", &kills.to_string(), "--json"])
+        .args(["--steady", "0", "--intervals", INTERVALS, "--kills", &KILLS.to_string(), "--json"])
         .arg(&results)
         .env("VIPDP_LAB", format!("vdb{}f", std::process::id()))
         .stdin(Stdio::null())
         .stdout(Stdio::null());
+    if options.quick {
+        command.args(QUICK);
+    }
     let directory_of_this = std::env::current_exe().context("which program is this?")?;
     for (variable, name) in [("VIPDP", "vipdp"), ("DNS_LOAD", "dns-load")] {
         let path = directory_of_this.with_file_name(name);
@@ -83,7 +86,7 @@ pub(super) fn visit(options: &Options, end: &SignalFd) -> Result<Vec<Visit>> {
         }
     }
     let child = command.spawn().with_context(|| format!("cannot run {}", program.display()))?;
-    let patience = (PATIENCE + KILL_PATIENCE * kills) * CASES.len() as u32;
+    let patience = (PATIENCE + KILL_PATIENCE * KILLS) * CASES.len() as u32;
     Script(child).finish(end, patience)?;
     read(&results)
 }

@@ -3,7 +3,9 @@
 use anyhow::{Context as _, Result};
 use nix::sys::signalfd::SignalFd;
 use tempfile::TempDir;
+use vipdp_core::offload::OffloadMode;
 
+use super::clients;
 use super::counters;
 use super::lab::Lab;
 use super::options::Options;
@@ -23,8 +25,30 @@ pub(super) struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    /// Makes a lab, and has `row` receive in it.
+    /// Makes a lab, and has `row` receive in it what the generator sends.
     pub(super) fn new(row: &'static Row, options: &Options, end: &'a SignalFd) -> Result<Self> {
+        Self::set_up(row, options, end, false)
+    }
+
+    /// The same for what sockets send, which are answered.
+    pub(super) fn with_clients(
+        row: &'static Row,
+        options: &Options,
+        end: &'a SignalFd,
+    ) -> Result<Self> {
+        // A veth tells the program no more what it has told the stack of a socket's packet: see vipdp's own choice.
+        let is_generic = matches!(row.work, Work::Vipdp(_, Some(OffloadMode::Full)));
+        let node = Self::set_up(row, options, end, is_generic)?;
+        clients::connect(&node, options)?;
+        Ok(node)
+    }
+
+    fn set_up(
+        row: &'static Row,
+        options: &Options,
+        end: &'a SignalFd,
+        is_generic: bool,
+    ) -> Result<Self> {
         let cores = Self::cores(row, options);
         let lab = Lab::new(row.queues)?;
         let state = tempfile::tempdir().context("no directory for what is to be undone")?;
@@ -49,7 +73,10 @@ impl<'a> Node<'a> {
                 "--state-dir",
                 &state.path().display().to_string(),
             ];
-            let words = words.map(str::to_owned);
+            let mut words = words.map(str::to_owned).to_vec();
+            if is_generic {
+                words.push("--generic".to_owned());
+            }
             Some(Part::start(lab.node(), &words, end)?.ready()?)
         } else {
             None

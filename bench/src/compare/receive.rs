@@ -35,7 +35,7 @@ use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::DropReason;
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::worker::{Shared, Worker};
-use vipdp_io::af_xdp::{self, AfXdpPort};
+use vipdp_io::af_xdp::{self, AfXdpPort, ZeroCopy};
 use vipdp_io::affinity;
 use vipdp_io::host::{HostGuard, HostPlan};
 use vipdp_io::link::Link;
@@ -70,6 +70,9 @@ pub struct Options {
     /// The cores to run on, one for each queue.
     #[arg(long, value_delimiter = ',')]
     cores: Vec<usize>,
+    /// Attach the XDP program in the stack.
+    #[arg(long)]
+    generic: bool,
     /// Where vipdp keeps what it has to undo.
     #[arg(long)]
     state_dir: PathBuf,
@@ -264,12 +267,15 @@ pub(super) fn report(workers: &[Arc<WorkerCounters>], program: &Program) -> Resu
 
 pub(super) fn attach(options: &Options) -> Result<Program> {
     let vips = [vip()];
-    Ok(Program::attach(&options.interface, AttachMode::Native, &vips, &NextHops::default())?)
+    let mode = if options.generic { AttachMode::Generic } else { AttachMode::Native };
+    Ok(Program::attach(&options.interface, mode, &vips, &NextHops::default())?)
 }
 
 pub(super) fn open(options: &Options, poll: Poll, queue: u32) -> Result<AfXdpPort> {
     let port = AfXdpPort::open(&af_xdp::Options {
         busy_poll: poll == Poll::Busy,
+        // In the stack there is none to be had; a veth has none in any case.
+        zero_copy: ZeroCopy::Off,
         ..af_xdp::Options::new(options.interface.as_str(), queue)
     })?;
     Ok(port)

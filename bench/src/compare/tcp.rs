@@ -21,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 use vipdp_io::affinity;
 
-use super::clients;
 use super::group::Group;
 use super::lab::{CLIENT_FIRST, VIP};
 use super::node::Node;
@@ -107,8 +106,7 @@ pub(super) fn visit(
     end: &SignalFd,
 ) -> Result<Visit> {
     let row = Row::named(case.row).with_context(|| format!("no row is called {}", case.row))?;
-    let node = Node::new(row, options, end)?;
-    clients::connect(&node, options)?;
+    let node = Node::with_clients(row, options, end)?;
     let core = options.receive_core.to_string();
     let words = ["accept", "--core", &core].map(str::to_owned);
     let mut server = Part::start(node.lab.node(), &words, end)?.ready()?;
