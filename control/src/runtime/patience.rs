@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Looking for as long as a wake-up costs wastes at most that much again, whatever comes (A. Karlin et al.,
-//! "Competitive randomized algorithms for non-uniform problems", 1990); the mean saves it where it is known to
+//! "Empirical studies of competitive spinning", SOSP 1991); the mean saves it where it is known to
 //! be in vain. No clock is read here: the turn's own time is enough.
 
 /// How long a worker looks for frames before it sleeps, nanoseconds. 20 us: what it takes from a sleep to the first
