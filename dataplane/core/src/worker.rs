@@ -8,6 +8,7 @@ mod egress;
 mod pass;
 mod tunnels;
 
+use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -156,6 +157,8 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Finds out what becomes of each frame of the burst.
     fn decide_burst(&mut self, snapshot: &Snapshot, now: Now) {
+        let headers = self.frames.iter().map(|frame| decide::touch(self.port.bytes(frame)));
+        black_box(headers.fold(0, |pulled, byte| pulled ^ byte));
         let mut looking_up = self.burst.begin(snapshot, &self.shared.flows, now);
         match tunnel::tunnels(&snapshot.service) {
             None => {

@@ -316,17 +316,29 @@ pub fn came_before(
 
 /// A tracked connection stays here whoever owns its bucket. Of the others, only a SYN may start
 /// one; the rest belong to connections of other nodes, which see this segment too.
+fn decide_tcp(snapshot: &Snapshot, flows: &FlowTable, now: Now, segment: &Segment) -> Decision {
+    if is_known(flows, now, segment) {
+        Verdict::Pass.into()
+    } else {
+        decide_stranger(snapshot, flows, now, segment)
+    }
+}
+
+/// Whether the segment is of a connection that is tracked here, of which the flow table takes note.
 #[inline(always)]
-pub(super) fn decide_tcp(
+pub(super) fn is_known(flows: &FlowTable, now: Now, segment: &Segment) -> bool {
+    flows.refresh(segment.key, now.seconds, state_after(segment.flags)).is_some()
+}
+
+/// Decides on a segment that is not.
+#[inline(never)]
+pub(super) fn decide_stranger(
     snapshot: &Snapshot,
     flows: &FlowTable,
     now: Now,
     segment: &Segment,
 ) -> Decision {
     let &Segment { bucket, key, flags, forwarded } = segment;
-    if flows.refresh(key, now.seconds, state_after(flags)).is_some() {
-        return Verdict::Pass.into();
-    }
     if !opens(flags) {
         return Verdict::Drop(DropReason::NoFlow).into();
     }

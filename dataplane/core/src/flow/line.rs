@@ -1,5 +1,6 @@
 //! A cache line of entries, and where a table has its lines.
 
+use std::hint::select_unpredictable;
 use std::ops::Deref;
 
 use super::entry::Entry;
@@ -42,7 +43,7 @@ impl Line {
     pub(super) fn agreeing(&self, key: FlowKey) -> u64 {
         self.0.iter().rev().fold(Entry::FREE, |found, word| {
             let word = word.load(Ordering::Relaxed);
-            if Entry::word_is_of(word, key) { word } else { found }
+            select_unpredictable(Entry::word_is_of(word, key), word, found)
         })
     }
 
