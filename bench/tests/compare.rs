@@ -4,9 +4,17 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+/// Held by each test: every comparison wants two cores for itself.
+static CORES: Mutex<()> = Mutex::new(());
+
+fn cores() -> MutexGuard<'static, ()> {
+    CORES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn compare() -> Command {
     Command::new(env!("CARGO_BIN_EXE_compare"))
@@ -34,6 +42,7 @@ const ROWS: [(&str, f64); 4] = [
 
 #[test]
 fn every_packet_is_accounted_for() {
+    let _cores = cores();
     let directory = tempfile::tempdir().expect("a directory");
     let rows = ROWS.iter().flat_map(|(name, _)| ["--row", name]);
     let child = compare()
@@ -74,6 +83,7 @@ fn every_packet_is_accounted_for() {
 
 #[test]
 fn a_signal_ends_it_and_leaves_nothing() {
+    let _cores = cores();
     let directory = tempfile::tempdir().expect("a directory");
     let mut child = compare()
         .args(["--row", "vipdp", "--seconds", "600", "--out"])
@@ -105,6 +115,7 @@ const OF_EACH_GROUP: [(&str, &[&str]); 5] = [
 
 #[test]
 fn every_group_has_its_metrics() {
+    let _cores = cores();
     let directory = tempfile::tempdir().expect("a directory");
     let status = compare()
         .args(OF_EACH_GROUP.iter().flat_map(|(case, _)| ["--row", case]))
@@ -132,6 +143,7 @@ fn every_group_has_its_metrics() {
 
 #[test]
 fn what_fails_is_told_and_loses_nothing_of_the_rest() {
+    let _cores = cores();
     let directory = tempfile::tempdir().expect("a directory");
     // Where there is no script, nodes cannot be made to die.
     let status = compare()

@@ -19,6 +19,7 @@ use super::group::Group;
 use super::lab::{CLIENTS_NETWORK, VIP, output};
 use super::node::Node;
 use super::options::Options;
+use super::part;
 use super::rows::Row;
 use super::visit::Visit;
 
@@ -101,18 +102,16 @@ impl Knot {
         ] {
             fs::write(directory.path().join(name), text).with_context(|| name.to_owned())?;
         }
-        let child = node
-            .lab
-            .node()
-            .command("taskset")
+        let mut command = node.lab.node().command("taskset");
+        command
             .args(["--cpu-list", &options.receive_core.to_string(), "knotd", "--config"])
             .arg(directory.path().join("knot.conf"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
+            .stderr(Stdio::null());
+        let child = part::spawn_unblocked(&mut command)
             .context("cannot run knotd: scripts/setup installs it")?;
-        Ok(Self { child, directory: directory })
+        Ok(Self { child, directory })
     }
 
     /// Waits until a client is answered, all the way.

@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use super::group::Group;
 use super::options::Options;
+use super::part;
 use super::visit::Visit;
 
 /// The names that its figures stand under.
@@ -85,7 +86,8 @@ pub(super) fn visit(options: &Options, end: &SignalFd) -> Result<Vec<Visit>> {
             command.env(variable, path);
         }
     }
-    let child = command.spawn().with_context(|| format!("cannot run {}", program.display()))?;
+    let child = part::spawn_unblocked(&mut command)
+        .with_context(|| format!("cannot run {}", program.display()))?;
     let patience = (PATIENCE + KILL_PATIENCE * KILLS) * CASES.len() as u32;
     Script(child).finish(end, patience)?;
     read(&results)

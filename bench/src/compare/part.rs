@@ -6,11 +6,13 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
 use nix::sys::signalfd::SignalFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -109,11 +111,23 @@ impl Drop for Part<'_> {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(2));
+            thread::sleep(Duration::from_millis(2));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Starts a program that is ended by signals. Those that end this one are blocked in it, and a child has the mask of the
+/// thread that starts it.
+pub(super) fn spawn_unblocked(command: &mut Command) -> Result<Child> {
+    thread::scope(|scope| {
+        let started = scope.spawn(|| -> Result<Child> {
+            SigSet::all().thread_unblock()?;
+            Ok(command.spawn()?)
+        });
+        started.join().map_err(|_| anyhow!("starting it ended in a panic"))?
+    })
 }
 
 /// Waits until `descriptor` can be read.

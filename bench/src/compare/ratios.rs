@@ -52,6 +52,7 @@ const fn figure(case: &'static str, metric: &'static str, wanted: Wanted) -> Rat
 pub const RATIOS: &[Ratio] = &[
     ratio("vipdp-busy-drop-all", "afxdp-empty", "total_pps", Wanted::AtLeast(0.9)),
     ratio("vipdp-offload-drop-drop-all", "xdp-drop", "total_pps", Wanted::AtLeast(0.85)),
+    ratio("vipdp-offload-drop-drop-all", "xdp-look-drop", "total_pps", Wanted::Shown),
     ratio("vipdp-offload-full-accept-all", "xdp-pass", "accepted_pps", Wanted::AtLeast(0.95)),
     ratio("vipdp-offload-drop", "xt-cluster", "total_pps", Wanted::AtLeast(3.0)),
     ratio("vipdp-offload-drop", "xt-cluster-4m", "total_pps", Wanted::AtLeast(3.0)),

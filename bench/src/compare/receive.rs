@@ -100,6 +100,7 @@ pub struct Report {
 pub(super) fn run(options: &Options) -> Result<()> {
     match options.row.work {
         Work::XdpDrop => xdp(options, "drop"),
+        Work::XdpLook => xdp(options, "look"),
         Work::XdpPass => xdp(options, "pass"),
         Work::AfXdpEmpty => empty(options),
         Work::TapWriter => {

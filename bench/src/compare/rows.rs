@@ -26,6 +26,9 @@ pub enum Poll {
 pub enum Work {
     /// An XDP program that drops everything: as fast as the interface is.
     XdpDrop,
+    /// The same with a look at each frame's headers, which are in the other core's cache: as fast as anything is
+    /// that decides by an address.
+    XdpLook,
     /// An XDP program that passes everything.
     XdpPass,
     /// An AF_XDP socket whose owner takes frames and gives them back.
@@ -192,6 +195,7 @@ const XT_CLUSTER: Work = Work::Kernel(Rules::XtCluster);
 /// stand near each other, and the ones that leave most to clean up are the last.
 pub const ROWS: &[Row] = &[
     Row::new("xdp-drop", Work::XdpDrop, Owned::Nothing),
+    Row::new("xdp-look-drop", Work::XdpLook, Owned::Nothing),
     Row::new("vipdp-offload-drop-drop-all", OFFLOAD_DROP, Owned::Nothing),
     Row::new("vipdp-offload-full-drop-all", OFFLOAD_FULL, Owned::Nothing),
     Row::new("afxdp-empty", Work::AfXdpEmpty, Owned::Nothing),
@@ -289,7 +293,9 @@ mod tests {
     fn rules_and_ownership_agree() {
         for row in ROWS {
             match row.work {
-                Work::XdpDrop | Work::AfXdpEmpty => assert_eq!(row.owned, Owned::Nothing),
+                Work::XdpDrop | Work::XdpLook | Work::AfXdpEmpty => {
+                    assert_eq!(row.owned, Owned::Nothing);
+                }
                 Work::XdpPass | Work::TapWriter | Work::Kernel(Rules::None) => {
                     assert_eq!(row.owned, Owned::ALL);
                 }
