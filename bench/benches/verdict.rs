@@ -1,268 +1,317 @@
-//! The whole verdict: a burst of 64 frames through a [`Worker`], from the port to the host, where
-//! this node owns one bucket in four, and in the tiered mode every address that frames come by.
+//! The verdict itself, memory to memory: a burst of 64 frames is parsed, looked up and decided, where this
+//! node owns one bucket in four.
 //!
-//! Frames are put on the port before the clock runs. The host takes each frame and forgets it, so
-//! that what is measured ends where the kernel would begin.
+//! Frames lie in memory as they do in an AF_XDP ring, 2 KiB apart, and are put there before the clock runs;
+//! a verdict on each is what comes out. `worker` measures the same with a port and a host.
+//!
+//! The yardstick is `bare_read_16M`: as many reads of random cache lines, of as much memory as a table
+//! for 16 million tracked flows takes, in bursts of 64 and without any of the work. At the end each figure
+//! is printed beside it.
+//!
+//! `count CASE FAMILY BURSTS` as arguments makes that many bursts and measures nothing: for
+//! `valgrind --tool=callgrind`. The difference between two numbers of bursts is what they took, less what
+//! it takes to put the frames there, which `none` for the case makes alone.
 
 mod cpu_time;
 #[path = "../../dataplane/core/tests/frames/mod.rs"]
 mod frames;
 
+use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cpu_time::CpuTime;
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use crossbeam::queue::ArrayQueue;
-use frames::tcp_flags::{ACK, SYN};
-use frames::{HOST, Link, OWN, PEER, SHARED, SHARED_LINK, VIP4, VIP6, ip, ip_frame, tcp, udp, vip};
-use vipdp_core::anycast::{Anycast, PeerPath, Steering};
+use criterion::{BenchmarkId, Criterion, Throughput};
+use frames::tcp_flags::ACK;
+use frames::{HOST, OWN, SHARED, SHARED_LINK, VIP4, VIP6, ip, ip_frame, tcp, udp, vip};
 use vipdp_core::bucket::{Bucket, BucketSet};
-use vipdp_core::counters::WorkerCounters;
-use vipdp_core::flow::FlowTable;
+use vipdp_core::decide::{Burst, Now, touch};
+use vipdp_core::flow::{FlowState, FlowTable};
 use vipdp_core::hash::{ClientHash, HashInput};
-use vipdp_core::port::memory::MemoryPort;
-use vipdp_core::port::{BURST, Host, Refused, SuperPackets, Taken};
-use vipdp_core::slot::{SLOTS, Slot};
-use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, SharedMac, Snapshot, Vips};
-use vipdp_core::tiered::{Owners, PreviousOwners, Search, Tiered, TieredMac, VirtualMac};
+use vipdp_core::port::BURST;
+use vipdp_core::slot::SLOTS;
+use vipdp_core::snapshot::{Holdings, Ingress, Service, SharedMac, Snapshot, Vips};
+use vipdp_core::tiered::PreviousOwners;
+use vipdp_core::wire::checksum::Checksum;
 use vipdp_core::wire::protocol::{TCP, UDP};
-use vipdp_core::wire::vnet::Offload;
-use vipdp_core::worker::{Shared, Worker};
 
-/// Bursts that are prepared and sent over and over: 16,384 frames, of as many clients.
-const BURSTS: u32 = 256;
-
-/// Frames that wait at once: an AF_XDP receive ring full.
+/// Frames that wait at once, and how far apart they lie: an AF_XDP receive ring full.
 const RING: usize = 2048;
+const STRIDE: usize = 2048;
 
-/// The port that tunnels lead to.
-const GUE_PORT: u16 = 6080;
+/// Flows of `_16M`, in a table with room for four times as many, as `FlowTable::new` advises.
+const MANY: u32 = 1 << 24;
+/// Clients of the other cases.
+const FEW: u32 = 1 << 14;
 
-/// The tunnel to the other member.
-const PEER_PATH: PeerPath = PeerPath {
-    source: IpAddr::V4(Ipv4Addr::new(10, 1, 0, 1)),
-    destination: IpAddr::V4(Ipv4Addr::new(10, 1, 0, 2)),
-    next_hop: Some(PEER),
-    mtu: 1500,
-};
+const CLIENT_PORT: u16 = 40_000;
+const NOW_NS: u64 = 1_000_000_000;
 
-/// Takes every frame, and has none to send.
-struct Sink;
-
-impl Host for Sink {
-    fn deliver(&mut self, _offload: Offload, _pieces: &[&[u8]]) -> Result<(), Refused> {
-        Ok(())
-    }
-
-    fn take(&mut self, _buffer: &mut [u8]) -> Option<Taken> {
-        None
-    }
-
-    fn super_packets(&self) -> SuperPackets {
-        SuperPackets::NONE
-    }
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
 }
 
-fn client4(n: u32) -> IpAddr {
-    Ipv4Addr::from_bits(0x0a40_0000 + n).into()
-}
-
-fn client6(n: u32) -> IpAddr {
-    Ipv6Addr::from_bits(0xfd64 << 112 | u128::from(n)).into()
-}
-
-fn worker(flows_max: usize, ingress: Ingress) -> Worker<MemoryPort, Sink> {
-    let owned: BucketSet = Bucket::all().step_by(4).collect();
-    let owners = Owners { now: Slot::new(0), before: [Slot::new(1), None] };
-    worker_with(flows_max, ingress, &owned, [(Bucket::FIRST, owners)])
-}
-
-/// A worker of a node that owns those buckets, and knows so much of all owners.
-fn worker_with(
-    flows_max: usize,
-    ingress: Ingress,
-    owned: &BucketSet,
-    owners: impl IntoIterator<Item = (Bucket, Owners)>,
-) -> Worker<MemoryPort, Sink> {
-    let (mut peer_macs, mut peers) = ([None; SLOTS], [None; SLOTS]);
-    peer_macs[1] = Some(PEER);
-    peers[1] = Some(PEER_PATH);
-    let service = Service {
-        vips: Vips::new([VIP4.into(), VIP6.into()]),
-        client_hash: ClientHash::new([0x5a; 16], HashInput::Address),
-        sticky_udp_ports: [443].into(),
-        ingress,
-        own_mac: OWN,
-        host_mac: HOST,
-        host_mtu: 1500,
-        vlan: None,
-        peer_macs,
-        peers,
-        egress: None,
-    };
-    let snapshot = Snapshot {
-        generation: 1,
-        lease_until_ns: u64::MAX,
-        holdings: Holdings::owning(owned),
-        previous: Arc::new(PreviousOwners::new(Slot::all().take(2), owners)),
-        latest: Some(Bucket::FIRST),
-        service: Arc::new(service),
-    };
-    let shared = Shared {
-        publication: Arc::new(Publication::new(snapshot)),
-        flows: Arc::new(FlowTable::new(flows_max, [1, 2])),
-        unresolved: Arc::new(ArrayQueue::new(1)),
-        claims: Arc::new(ArrayQueue::new(1)),
-    };
-    Worker::new(MemoryPort::new(RING), Sink, shared, Arc::<WorkerCounters>::default())
-}
-
-/// Sends `frames` over and over, as many at once as a ring holds, and measures what the worker takes for
-/// `bursts` of them.
-fn run(worker: &mut Worker<MemoryPort, Sink>, frames: &[Vec<u8>], bursts: u64) -> Duration {
-    let mut spent = Duration::ZERO;
-    let mut frames = frames.iter().cycle();
-    let mut left = bursts as usize;
-    while left > 0 {
-        let now = left.min(RING / BURST);
-        for frame in frames.by_ref().take(now * BURST) {
-            worker.port_mut().arrive(frame);
+impl Family {
+    fn client(self, n: u32) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::from_bits(0x0a00_0000 + n).into(),
+            Self::V6 => Ipv6Addr::from_bits(0xfd64 << 112 | u128::from(n)).into(),
         }
-        let start = CpuTime::now();
-        for _ in 0..now {
-            assert_eq!(worker.poll_once(1_000_000_000), BURST);
-        }
-        spent += CpuTime::now() - start;
-        worker.port_mut().sent.clear();
-        left -= now;
     }
-    spent
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "v4",
+            Self::V6 => "v6",
+        }
+    }
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Case {
+    /// A datagram of no flow.
+    Udp,
+    /// A segment of one of few connections.
+    TcpKnown,
+    /// A segment of one of 16 million connections, any of them.
+    Tcp16M,
+    /// A segment of another node's connection.
+    TcpUnknown,
+    /// Nothing: frames are only put where they would be.
+    None,
+}
+
+impl Case {
+    const ALL: [Self; 4] = [Self::Udp, Self::TcpKnown, Self::Tcp16M, Self::TcpUnknown];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::TcpKnown => "tcp_known",
+            Self::Tcp16M => "tcp_16M",
+            Self::TcpUnknown => "tcp_unknown",
+            Self::None => "none",
+        }
+    }
+
+    const fn clients(self) -> u32 {
+        if matches!(self, Self::Tcp16M) { MANY } else { FEW }
+    }
+
+    const fn known(self) -> u32 {
+        match self {
+            Self::TcpKnown => FEW,
+            Self::Tcp16M => MANY,
+            Self::Udp | Self::TcpUnknown | Self::None => 0,
+        }
+    }
+}
+
+/// A node, and frames that wait for it.
+struct Bench {
+    case: Case,
+    family: Family,
+    snapshot: Snapshot,
+    flows: FlowTable,
+    burst: Burst,
+    memory: Vec<u8>,
+    len: usize,
+    /// Of the frames that were put, for the next one's client.
+    put: u64,
+}
+
+impl Bench {
+    fn new(case: Case, family: Family) -> Self {
+        let service = Service {
+            vips: Vips::new([VIP4.into(), VIP6.into()]),
+            client_hash: ClientHash::new([0x5a; 16], HashInput::Address),
+            sticky_udp_ports: [443].into(),
+            ingress: Ingress::SharedMac(SharedMac::unicast(SHARED)),
+            own_mac: OWN,
+            host_mac: HOST,
+            host_mtu: 1500,
+            vlan: None,
+            peer_macs: [None; SLOTS],
+            peers: [None; SLOTS],
+            egress: None,
+        };
+        let owned: BucketSet = Bucket::all().step_by(4).collect();
+        let snapshot = Snapshot {
+            generation: 1,
+            lease_until_ns: u64::MAX,
+            holdings: Holdings::owning(&owned),
+            previous: Arc::new(PreviousOwners::none()),
+            latest: None,
+            service: Arc::new(service),
+        };
+        let room = 4 * case.known().max(1 << 18);
+        let flows = FlowTable::new(room as usize, [1, 2]);
+        for n in 0..case.known() {
+            let client = family.client(n);
+            let hash = snapshot.service.client_hash.hash(client, CLIENT_PORT);
+            let key = flows.key(hash, CLIENT_PORT, vip(client), 53, TCP);
+            let seconds = Now::of_ns(NOW_NS).seconds;
+            flows.insert(key, Bucket::of_hash(hash), FlowState::Established, seconds);
+        }
+        let (protocol, transport) = match case {
+            Case::Udp => (UDP, udp(CLIENT_PORT, 53, 50)),
+            _ => (TCP, tcp(CLIENT_PORT, 53, ACK)),
+        };
+        let client = family.client(0);
+        let frame = ip_frame(SHARED_LINK, &ip(client, vip(client), protocol, &transport));
+        let mut memory = vec![0; RING * STRIDE];
+        for place in memory.chunks_exact_mut(STRIDE) {
+            place[..frame.len()].copy_from_slice(&frame);
+        }
+        let burst = Burst::new();
+        Self { case, family, snapshot, flows, burst, memory, len: frame.len(), put: 0 }
+    }
+
+    /// Puts that many bursts of the next clients' frames into the ring.
+    fn put(&mut self, bursts: usize) {
+        for place in self.memory.chunks_exact_mut(STRIDE).take(bursts * BURST) {
+            self.put += 1;
+            // Every client in turn, in an order that no prefetcher follows.
+            let n = self.put.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+            let client = self.family.client(n as u32 & (self.case.clients() - 1));
+            let packet = &mut place[14..];
+            match client {
+                IpAddr::V4(client) => {
+                    packet[12..16].copy_from_slice(&client.octets());
+                    packet[10..12].fill(0);
+                    let checksum = Checksum::new().with(&packet[..20]).finish();
+                    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+                }
+                IpAddr::V6(client) => packet[8..24].copy_from_slice(&client.octets()),
+            }
+        }
+    }
+
+    /// The verdicts on the burst in this place of the ring.
+    #[inline(never)]
+    fn judge(&mut self, at: usize) {
+        if self.case == Case::None {
+            return;
+        }
+        let frames = &self.memory[at * BURST * STRIDE..][..BURST * STRIDE];
+        let headers = frames.chunks_exact(STRIDE).map(|place| touch(&place[..self.len]));
+        black_box(headers.fold(0, |pulled, byte| pulled ^ byte));
+        let mut looking_up = self.burst.begin(&self.snapshot, &self.flows, Now::of_ns(NOW_NS));
+        for place in frames.chunks_exact(STRIDE) {
+            looking_up.look_up(&place[..self.len]);
+        }
+        looking_up.decide();
+        black_box(self.burst.decisions());
+    }
+
+    fn run(&mut self, bursts: u64) -> Duration {
+        let mut spent = Duration::ZERO;
+        let mut left = bursts as usize;
+        while left > 0 {
+            let now = left.min(RING / BURST);
+            self.put(now);
+            let start = CpuTime::now();
+            for at in 0..now {
+                self.judge(at);
+            }
+            spent += CpuTime::now() - start;
+            left -= now;
+        }
+        spent
+    }
+}
+
+/// Nanoseconds a packet, of each measurement that was long enough to tell.
+#[derive(Default)]
+struct Figures(Vec<f64>);
+
+impl Figures {
+    fn add(&mut self, spent: Duration, bursts: u64) {
+        if bursts >= (RING / BURST) as u64 {
+            self.0.push(spent.as_nanos() as f64 / (bursts * BURST as u64) as f64);
+        }
+    }
+
+    fn median(&mut self) -> f64 {
+        self.0.sort_by(f64::total_cmp);
+        self.0.get(self.0.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// Reads a burst of random lines of as much memory as the table of 16 million flows has.
+fn bare_read(lines: &[[u64; 8]], next: &mut u64) -> u64 {
+    (0..BURST).fold(0, |all, _| {
+        *next = next.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let hash = (*next ^ *next >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        all ^ lines[(hash >> 32) as usize & (lines.len() - 1)][0]
+    })
 }
 
 fn verdict(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("verdict");
     group.throughput(Throughput::Elements(BURST as u64));
-    let clients = 0..BURSTS * BURST as u32;
-    for (family, client) in [("v4", client4 as fn(u32) -> IpAddr), ("v6", client6)] {
-        let frames = |protocol, transport: &[u8]| -> Vec<Vec<u8>> {
-            let of = |n| ip_frame(SHARED_LINK, &ip(client(n), vip(client(n)), protocol, transport));
-            clients.clone().map(of).collect()
-        };
-        let dns = frames(UDP, &udp(40_000, 53, 50));
-        let quic = frames(UDP, &udp(40_000, 443, 50));
-        let syn = frames(TCP, &tcp(40_000, 53, SYN));
-        let ack = frames(TCP, &tcp(40_000, 53, ACK));
-
-        let shared = Ingress::SharedMac(SharedMac::unicast(SHARED));
-        let mut measure = |name: &str, flows_max: usize, before: &[Vec<u8>], frames: &[Vec<u8>]| {
-            let mut worker = worker(flows_max, shared);
-            run(&mut worker, before, (before.len() / BURST) as u64);
-            group.bench_function(BenchmarkId::new(name, family), |b| {
-                b.iter_custom(|bursts| run(&mut worker, frames, bursts));
+    group.sample_size(50);
+    group.warm_up_time(Duration::from_millis(300));
+    group.measurement_time(Duration::from_secs(1));
+    let mut figures = Vec::new();
+    let lines = vec![[1_u64; 8]; 4 * MANY as usize / 8];
+    let (mut next, mut bare) = (0, Figures::default());
+    group.bench_function("bare_read_16M", |b| {
+        b.iter_custom(|bursts| {
+            let start = CpuTime::now();
+            for _ in 0..bursts {
+                black_box(bare_read(&lines, &mut next));
+            }
+            let spent = CpuTime::now() - start;
+            bare.add(spent, bursts);
+            spent
+        });
+    });
+    drop(lines);
+    for case in Case::ALL {
+        for family in [Family::V4, Family::V6] {
+            let mut bench = None;
+            let mut all = Figures::default();
+            group.bench_function(BenchmarkId::new(case.name(), family.name()), |b| {
+                let bench = bench.get_or_insert_with(|| Bench::new(case, family));
+                b.iter_custom(|bursts| {
+                    let spent = bench.run(bursts);
+                    all.add(spent, bursts);
+                    spent
+                });
             });
-        };
-        measure("udp", 1 << 20, &[], &dns);
-        measure("udp_sticky", 1 << 20, &[], &quic);
-        measure("tcp_known", 1 << 20, &syn, &ack);
-        measure("tcp_known_of_16M", 1 << 24, &syn, &ack);
-        // One in four is a known flow, the rest another node's: the SYNs before were dropped.
-        measure("tcp_unknown", 1 << 20, &[], &ack);
-        measure("tcp_syn", 1 << 20, &[], &syn);
+            figures.push((case, family, all.median()));
+        }
     }
     group.finish();
-}
-
-/// The same in the tiered mode, where a node receives only what it owns.
-fn verdict_tiered(c: &mut Criterion<CpuTime>) {
-    let mut group = c.benchmark_group("verdict_tiered");
-    group.throughput(Throughput::Elements(BURST as u64));
-    let tiered = Tiered {
-        slot: Slot::new(0).expect("a slot"),
-        cluster: 1,
-        first4: Some(Ipv4Addr::new(10, 0, 0, 64)),
-        first6: None,
-        count: 30,
-        mac: TieredMac::Virtual,
-        search: Search::PreviousOwners,
-    };
-    let link = Link { to: VirtualMac::Address(Bucket::FIRST).mac(tiered.cluster), ..SHARED_LINK };
-    for (family, client) in [("v4", client4 as fn(u32) -> IpAddr), ("v6", client6)] {
-        let frames = |protocol, transport: &[u8]| -> Vec<Vec<u8>> {
-            let of = |n| ip_frame(link, &ip(client(n), vip(client(n)), protocol, transport));
-            (0..BURSTS * BURST as u32).map(of).collect()
-        };
-        let dns = frames(UDP, &udp(40_000, 53, 50));
-        let syn = frames(TCP, &tcp(40_000, 53, SYN));
-        let ack = frames(TCP, &tcp(40_000, 53, ACK));
-        let mut measure = |name: &str, before: &[Vec<u8>], frames: &[Vec<u8>]| {
-            let mut worker = worker(1 << 20, Ingress::Tiered(tiered));
-            run(&mut worker, before, (before.len() / BURST) as u64);
-            group.bench_function(BenchmarkId::new(name, family), |b| {
-                b.iter_custom(|bursts| run(&mut worker, frames, bursts));
-            });
-        };
-        measure("udp", &[], &dns);
-        measure("tcp_known", &syn, &ack);
-        // To the previous owner, until the rate limit says no: mostly dropped.
-        measure("tcp_unknown", &[], &ack);
+    let bare = bare.median();
+    eprintln!("a bare read at random: {bare:.1} ns; a packet:");
+    for (case, family, ns) in figures.into_iter().filter(|(.., ns)| !ns.is_nan()) {
+        let (case, family) = (case.name(), family.name());
+        eprintln!("{case:>12} {family}: {ns:5.1} ns, {:4.1} bare reads", ns / bare);
     }
-    group.finish();
 }
 
-/// The same in the anycast mode, with steering by tunnels. What is sent on is sent by the port in memory,
-/// which makes a copy of it: some 20 ns a frame.
-fn verdict_anycast(c: &mut Criterion<CpuTime>) {
-    let mut group = c.benchmark_group("verdict_anycast");
-    group.throughput(Throughput::Elements(BURST as u64));
-    let steering = Some(Steering::Gue { port: GUE_PORT });
-    let anycast = Anycast { slot: Slot::all().next().expect("slot 0"), cluster: 1, steering };
-    let link = Link { to: OWN, ..SHARED_LINK };
-    for (family, client) in [("v4", client4 as fn(u32) -> IpAddr), ("v6", client6)] {
-        let packets = |protocol, transport: &[u8]| -> Vec<Vec<u8>> {
-            let of = |n| ip(client(n), vip(client(n)), protocol, transport);
-            (0..BURSTS * BURST as u32).map(of).collect()
-        };
-        let framed = |packets: &[Vec<u8>]| -> Vec<Vec<u8>> {
-            packets.iter().map(|packet| ip_frame(link, packet)).collect()
-        };
-        let dns = packets(UDP, &udp(40_000, 53, 50));
-        let syn = framed(&packets(TCP, &tcp(40_000, 53, SYN)));
-        let ack = framed(&packets(TCP, &tcp(40_000, 53, ACK)));
-        let tunnels: Vec<_> = dns.iter().map(|packet| tunnel(link, packet)).collect();
-        let dns = framed(&dns);
-        let mut measure = |name: &str, owner: u8, before: &[Vec<u8>], frames: &[Vec<u8>]| {
-            let owned = if owner == 0 { &BucketSet::FULL } else { &BucketSet::EMPTY };
-            let owners = Owners { now: Slot::new(owner), before: [None; 2] };
-            let owners = Bucket::all().map(|bucket| (bucket, owners));
-            let mut worker = worker_with(1 << 20, Ingress::Anycast(anycast), owned, owners);
-            run(&mut worker, before, (before.len() / BURST) as u64);
-            group.bench_function(BenchmarkId::new(name, family), |b| {
-                b.iter_custom(|bursts| run(&mut worker, frames, bursts));
-            });
-        };
-        measure("udp_ours", 0, &[], &dns);
-        measure("tcp_known", 0, &syn, &ack);
-        measure("udp_taken_out", 0, &[], &tunnels);
-        measure("udp_steered", 1, &[], &dns);
+/// What `count` asks for.
+fn count(arguments: &[String]) -> Option<(Case, Family, u64)> {
+    let [_, command, case, family, bursts] = arguments else { return None };
+    let mut cases = Case::ALL.into_iter().chain([Case::None]);
+    let case = cases.find(|known| known.name() == case)?;
+    let family = [Family::V4, Family::V6].into_iter().find(|known| known.name() == family)?;
+    (command == "count").then_some((case, family, bursts.parse().ok()?))
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let Some((case, family, bursts)) = count(&arguments) {
+        black_box(Bench::new(case, family).run(bursts));
+        return;
     }
-    group.finish();
+    let mut criterion = CpuTime::criterion().configure_from_args();
+    verdict(&mut criterion);
+    criterion.final_summary();
 }
-
-/// The tunnel of the member in slot 1 with a packet that it has steered here.
-fn tunnel(link: Link, packet: &[u8]) -> Vec<u8> {
-    let carried = if packet[0] >> 4 == 4 { 4 } else { 41 };
-    let mut datagram = udp(50_000, GUE_PORT, 8 + packet.len());
-    // Version 1 of the private data, slot 1, kind 5.
-    datagram[8..16].copy_from_slice(&[1, carried, 0, 0, 1, 1, 0x50, 0]);
-    datagram[16..].copy_from_slice(packet);
-    ip_frame(link, &ip(PEER_PATH.destination, PEER_PATH.source, UDP, &datagram))
-}
-
-criterion_group! {
-    name = benches;
-    config = CpuTime::criterion();
-    targets = verdict, verdict_tiered, verdict_anycast
-}
-criterion_main!(benches);
