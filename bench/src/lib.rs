@@ -5,4 +5,5 @@ pub mod compare;
 pub mod dns_load;
 pub mod handoff;
 pub mod pktgen;
+pub mod stream;
 pub mod wake;
