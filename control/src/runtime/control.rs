@@ -164,6 +164,8 @@ struct Turn {
     deadline_ns: u64,
     generation: u64,
     overlap: Overlap,
+    /// How far the workers were when something was handed over last.
+    handed_over: Progress,
     acquired: Acquired,
     /// What was released since the last table.
     released: BucketSet,
@@ -197,6 +199,7 @@ impl Control {
             deadline_ns: now,
             generation: 0,
             overlap: Overlap::new(self.timing.heartbeat_ns, self.has_copies()),
+            handed_over: self.workers.progress(),
             acquired: Acquired::default(),
             released: BucketSet::EMPTY,
             lease_until_ns: 0,
@@ -251,7 +254,7 @@ impl Control {
             self.publish(turn);
             std::thread::sleep(Duration::from_nanos(self.timing.heartbeat_ns));
         }
-        turn.overlap.change(monotonic_ns(), Holdings::none(), &BucketSet::FULL);
+        let _ = turn.overlap.change(monotonic_ns(), Holdings::none(), &BucketSet::FULL);
         self.publish(turn);
     }
 
@@ -554,7 +557,9 @@ impl Control {
                     Table { holdings: &holdings, lease_until_ns, alive: self.protocol.alive() };
                 self.announcements.table(now, &self.service, &table);
                 turn.acquired.change(&holdings);
-                turn.overlap.change(now, holdings, &turn.released);
+                if turn.overlap.change(now, holdings, &turn.released) {
+                    turn.handed_over = self.workers.progress();
+                }
                 turn.released = BucketSet::EMPTY;
                 turn.lease_until_ns = lease_until_ns;
                 turn.owners = owners;
@@ -609,7 +614,8 @@ impl Control {
             peers: self.paths.as_ref().map_or([None; SLOTS], |paths| *paths.paths()),
             ..self.service.clone()
         };
-        let holdings = turn.overlap.holdings(monotonic_ns());
+        let is_late = !self.workers.progress().is_round_after(&turn.handed_over);
+        let holdings = turn.overlap.holdings(monotonic_ns(), is_late);
         if let Some(offload) = &mut self.offload {
             offload.before_publication(&holdings, turn.lease_until_ns);
         }

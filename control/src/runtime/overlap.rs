@@ -4,7 +4,9 @@
 //! that instant are on two receive rings, and the two workers come to them at different times: one
 //! that the taker has read too early and the giver reads too late would be nobody's. So the giver
 //! goes on forwarding for a while after the taker has said that it has the bucket, and the taker
-//! watches, for longer, for packets that reach it both ways.
+//! watches, for longer, for packets that reach it both ways. The taker may be early by all that the giver is
+//! late: its XDP program may drop a packet the moment it comes. So a giver whose workers have not come round
+//! since then goes on for longer.
 //!
 //! ```text
 //!   giver    Owned ---> Granted(taker) ----------- echo ---> Granted(taker) -- h --> Foreign
@@ -22,9 +24,13 @@ use vipdp_core::snapshot::{Holding, Holdings};
 /// For how many heartbeat intervals a giver forwards after the echo: as long as a worker may be
 /// late on a busy core.
 const FORWARD_BEATS: u64 = 1;
+/// For how many at most, while a worker has not come round since the echo: while the taker still watches.
+const LATE_BEATS: u64 = 3;
 /// For how many heartbeat intervals a taker watches for second copies: until the giver has had the
 /// echo, also if the first one was lost, and has forwarded what it forwards.
 const WATCH_BEATS: u64 = 4;
+
+const _: () = assert!(FORWARD_BEATS < LATE_BEATS && LATE_BEATS < WATCH_BEATS);
 
 /// The last table of the protocol, and what overlaps with it.
 #[derive(Debug)]
@@ -53,12 +59,14 @@ impl Overlap {
     }
 
     /// Takes in the protocol's new table. Of what it no longer holds, `released` was not handed
-    /// over.
-    pub fn change(&mut self, now_ns: u64, table: Holdings, released: &BucketSet) {
+    /// over. Returns whether anything was.
+    pub fn change(&mut self, now_ns: u64, table: Holdings, released: &BucketSet) -> bool {
+        let mut hands_over = false;
         for bucket in Bucket::all() {
             let (instead, beats) = match (self.table.get(bucket), table.get(bucket)) {
                 (old, new) if old == new => continue,
                 (granted @ Holding::Granted(_), Holding::Foreign) if !released.contains(bucket) => {
+                    hands_over = true;
                     (granted, FORWARD_BEATS)
                 }
                 (Holding::Foreign, Holding::Owned) if self.has_copies => {
@@ -70,14 +78,19 @@ impl Overlap {
             self.until_ns[bucket.index()] = now_ns + beats * self.heartbeat_ns;
         }
         self.table = table;
+        hands_over
     }
 
-    /// What the data plane is to hold now.
-    pub fn holdings(&self, now_ns: u64) -> Holdings {
+    /// What the data plane is to hold now. `is_late`: a worker has not come round since
+    /// [`change`](Self::change) last said that something was handed over.
+    pub fn holdings(&self, now_ns: u64, is_late: bool) -> Holdings {
+        let late_ns = if is_late { (LATE_BEATS - FORWARD_BEATS) * self.heartbeat_ns } else { 0 };
         let mut holdings = self.table.clone();
         for bucket in Bucket::all() {
-            if now_ns < self.until_ns[bucket.index()] {
-                holdings.set(bucket, self.instead[bucket.index()]);
+            let instead = self.instead[bucket.index()];
+            let late_ns = if matches!(instead, Holding::Granted(_)) { late_ns } else { 0 };
+            if now_ns < self.until_ns[bucket.index()] + late_ns {
+                holdings.set(bucket, instead);
             }
         }
         holdings
@@ -111,48 +124,68 @@ mod tests {
         let granted = Holding::Granted(Slot::new(3).unwrap());
         let mut overlap = Overlap::new(H, true);
         for holding in [Holding::Owned, granted, Holding::Foreign] {
-            overlap.change(1_000, one(holding), &BucketSet::EMPTY);
+            let _ = overlap.change(1_000, one(holding), &BucketSet::EMPTY);
         }
         assert!(overlap.is_over());
-        assert_eq!(overlap.holdings(1_000).get(bucket()), granted);
-        assert_eq!(overlap.holdings(1_000 + H - 1).get(bucket()), granted);
-        assert_eq!(overlap.holdings(1_000 + H).get(bucket()), Holding::Foreign);
+        assert_eq!(overlap.holdings(1_000, false).get(bucket()), granted);
+        assert_eq!(overlap.holdings(1_000 + H - 1, false).get(bucket()), granted);
+        assert_eq!(overlap.holdings(1_000 + H, false).get(bucket()), Holding::Foreign);
+    }
+
+    #[test]
+    fn a_giver_whose_workers_are_late_forwards_for_as_long_as_the_taker_watches() {
+        let granted = Holding::Granted(Slot::new(3).unwrap());
+        let mut overlap = Overlap::new(H, true);
+        assert!(!overlap.change(0, one(granted), &BucketSet::EMPTY));
+        assert!(overlap.change(1_000, Holdings::none(), &BucketSet::EMPTY));
+        for (after, is_late, holding) in [
+            (H, false, Holding::Foreign),
+            (H, true, granted),
+            (3 * H - 1, true, granted),
+            (3 * H, true, Holding::Foreign),
+        ] {
+            let holdings = overlap.holdings(1_000 + after, is_late);
+            assert_eq!(holdings.get(bucket()), holding, "{after} {is_late}");
+        }
+        // Who takes over does not watch for longer by that.
+        let _ = overlap.change(2_000, one(Holding::Owned), &BucketSet::EMPTY);
+        assert_eq!(overlap.holdings(2_000 + 4 * H, true).get(bucket()), Holding::Owned);
     }
 
     #[test]
     fn without_copies_a_giver_lingers_and_a_taker_owns_at_once() {
         let granted = Holding::Granted(Slot::new(3).unwrap());
         let mut overlap = Overlap::new(H, false);
-        overlap.change(0, one(Holding::Owned), &BucketSet::EMPTY);
-        assert_eq!(overlap.holdings(0).get(bucket()), Holding::Owned);
-        overlap.change(0, one(granted), &BucketSet::EMPTY);
-        overlap.change(0, Holdings::none(), &BucketSet::EMPTY);
-        assert_eq!(overlap.holdings(H - 1).get(bucket()), granted);
-        assert_eq!(overlap.holdings(H).get(bucket()), Holding::Foreign);
+        let _ = overlap.change(0, one(Holding::Owned), &BucketSet::EMPTY);
+        assert_eq!(overlap.holdings(0, false).get(bucket()), Holding::Owned);
+        let _ = overlap.change(0, one(granted), &BucketSet::EMPTY);
+        let _ = overlap.change(0, Holdings::none(), &BucketSet::EMPTY);
+        assert_eq!(overlap.holdings(H - 1, false).get(bucket()), granted);
+        assert_eq!(overlap.holdings(H, false).get(bucket()), Holding::Foreign);
     }
 
     #[test]
     fn what_was_released_is_not_forwarded() {
         let mut overlap = Overlap::new(H, true);
-        overlap.change(0, one(Holding::Granted(Slot::new(3).unwrap())), &BucketSet::EMPTY);
-        overlap.change(0, Holdings::none(), &BucketSet::FULL);
-        assert_eq!(overlap.holdings(0).get(bucket()), Holding::Foreign);
+        let _ = overlap.change(0, one(Holding::Granted(Slot::new(3).unwrap())), &BucketSet::EMPTY);
+        let _ = overlap.change(0, Holdings::none(), &BucketSet::FULL);
+        assert_eq!(overlap.holdings(0, false).get(bucket()), Holding::Foreign);
     }
 
     #[test]
     fn a_taker_watches_for_second_copies_and_may_give_the_bucket_on() {
         let mut overlap = Overlap::new(H, true);
-        overlap.change(1_000, one(Holding::Owned), &BucketSet::EMPTY);
-        assert_eq!(overlap.holdings(1_000 + 4 * H - 1).get(bucket()), Holding::TakenOver);
-        assert_eq!(overlap.holdings(1_000 + 4 * H).get(bucket()), Holding::Owned);
+        let _ = overlap.change(1_000, one(Holding::Owned), &BucketSet::EMPTY);
+        assert_eq!(overlap.holdings(1_000 + 4 * H - 1, false).get(bucket()), Holding::TakenOver);
+        assert_eq!(overlap.holdings(1_000 + 4 * H, false).get(bucket()), Holding::Owned);
         // The same table again, with a new lease, starts no new watch.
-        overlap.change(1_000 + 4 * H, one(Holding::Owned), &BucketSet::EMPTY);
-        assert_eq!(overlap.holdings(1_000 + 4 * H).get(bucket()), Holding::Owned);
+        let _ = overlap.change(1_000 + 4 * H, one(Holding::Owned), &BucketSet::EMPTY);
+        assert_eq!(overlap.holdings(1_000 + 4 * H, false).get(bucket()), Holding::Owned);
 
         let granted = Holding::Granted(Slot::new(5).unwrap());
         let mut overlap = Overlap::new(H, true);
-        overlap.change(0, one(Holding::Owned), &BucketSet::EMPTY);
-        overlap.change(1, one(granted), &BucketSet::EMPTY);
-        assert_eq!(overlap.holdings(1).get(bucket()), granted);
+        let _ = overlap.change(0, one(Holding::Owned), &BucketSet::EMPTY);
+        let _ = overlap.change(1, one(granted), &BucketSet::EMPTY);
+        assert_eq!(overlap.holdings(1, false).get(bucket()), granted);
     }
 }
