@@ -5,10 +5,9 @@
 //!         --decide-->  the lines of all flows asked for are pulled in, then the rest is decided
 //! ```
 //!
-//! What is known of a packet is written once, where it stays, and of an [ordinary] one no more than
-//! that it is one: most are dropped, and who passes one can read its headers again.
-//!
-//! [ordinary]: crate::parse::ordinary
+//! What is known of a packet is written once, where it stays, and of an ordinary one (whole, untagged, UDP or
+//! TCP without IP options or extension headers) no more than that it is one: most are dropped, and who
+//! passes one can read its headers again.
 
 use std::hint::black_box;
 
