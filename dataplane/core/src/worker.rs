@@ -194,13 +194,21 @@ impl<P: Port, H: Host> Worker<P, H> {
         let mut not_owned = 0;
         for (at, frame) in frames.drain(..).enumerate() {
             let decision = self.burst.decision(at);
-            // Most frames, where all nodes receive all, and nothing else is to be known of them.
-            if decision.verdict == Verdict::Drop(DropReason::NotOwner) {
-                not_owned += 1;
-                self.port.recycle(frame);
-                continue;
-            }
             self.count_insertion(decision);
+            // Of most frames nothing more is to be known: where all nodes receive all, they are others'.
+            match decision.verdict {
+                Verdict::Drop(DropReason::NotOwner) => {
+                    not_owned += 1;
+                    self.port.recycle(frame);
+                    continue;
+                }
+                Verdict::Drop(DropReason::ForeignClaim | DropReason::MemberClaim) => {}
+                Verdict::Drop(reason) => {
+                    self.drop_frame(frame, reason);
+                    continue;
+                }
+                _ => {}
+            }
             match self.burst.found(at).parsed(self.port.bytes(&frame)) {
                 Ok(parsed) => {
                     let service = &snapshot.service;

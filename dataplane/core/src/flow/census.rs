@@ -74,7 +74,7 @@ pub struct Census {
     /// Flows in each state, in the order of [`FlowState::ALL`].
     states: [usize; FlowState::ALL.len()],
     /// Those established flows that give way to others, because nothing was heard of them for
-    /// [`Timeouts::established_s`].
+    /// [`Timeouts::established_s`](super::Timeouts::established_s).
     pub idle: usize,
     /// Flows in each bucket.
     buckets: Box<[usize]>,
