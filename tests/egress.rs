@@ -72,7 +72,7 @@ impl Drop for Pair {
 
 /// Byte `at` of the stream: of a period that is no multiple of any packet's length.
 fn byte(at: usize) -> u8 {
-    (at % 65_521 * 31 >> 3) as u8
+    ((at % 65_521 * 31) >> 3) as u8
 }
 
 fn stream() -> Vec<u8> {

@@ -2,7 +2,7 @@
 //! doorstep, after all that costs time once for a packet.
 //!
 //! A descriptor of an AF_XDP ring cannot say that its frame is to be cut. A packet socket with a
-//! [`vnet`] header can (`PACKET_VNET_HDR` in packet(7)).
+//! vnet header can (`PACKET_VNET_HDR` in packet(7)).
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
