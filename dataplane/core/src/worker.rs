@@ -135,8 +135,7 @@ impl<P: Port, H: Host> Worker<P, H> {
     /// Returns how many frames there were: with 0 the caller may sleep.
     pub fn poll_once(&mut self, now_ns: u64) -> usize {
         let now = Now::of_ns(now_ns);
-        let publication = Arc::clone(&self.shared.publication);
-        let snapshot = publication.load();
+        let snapshot = self.shared.publication.load();
 
         let received = self.port.rx_burst(&mut self.frames);
         if received > 0 {
