@@ -21,37 +21,40 @@ impl Checksum {
     /// The sum with `bytes` added. An odd last byte counts as the high half of a word, so only the last of
     /// several pieces may be of odd length.
     ///
-    /// Sums 32 bits at a time: the carries out of each half meet again in the end. The sum of less
-    /// than 16 GiB cannot overflow.
+    /// Sums 32 bits at a time: the carries out of each half meet again in the end. The words are added
+    /// as they lie in memory and only their sum is turned (RFC 1071, section 2 (B)), so that several are
+    /// added at once. The sum of less than 16 GiB cannot overflow.
     #[inline]
     #[must_use]
     pub fn with(self, bytes: &[u8]) -> Self {
         let (words, tail) = bytes.as_chunks::<4>();
-        let sum = words.iter().fold(self.0, |sum, &word| sum + u64::from(u32::from_be_bytes(word)));
         let mut last = [0; 4];
         last[..tail.len()].copy_from_slice(tail);
-        Self(sum + u64::from(u32::from_be_bytes(last)))
+        let last = u64::from(u32::from_ne_bytes(last));
+        let sum = words.iter().fold(last, |sum, &word| sum + u64::from(u32::from_ne_bytes(word)));
+        Self(self.0 + u64::from(u16::from_be(fold(sum))))
     }
 
     /// The checksum field's value for what was added, that field itself added as zero.
     #[inline]
     pub const fn finish(self) -> u16 {
-        !self.fold()
+        !fold(self.0)
     }
 
     /// Whether what was added, its checksum field included, is intact.
     #[inline]
     pub const fn is_intact(self) -> bool {
-        self.fold() == 0xffff
+        fold(self.0) == 0xffff
     }
+}
 
-    const fn fold(self) -> u16 {
-        let sum = (self.0 >> 32) + (self.0 & 0xffff_ffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        sum as u16
-    }
+/// The one's complement sum of a sum's four words.
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    sum as u16
 }
 
 #[cfg(test)]
