@@ -132,7 +132,9 @@ fn datagrams_through_the_tap_are_answered_by_the_nic_and_the_host_never_asks_as_
         for (vip, client) in VIPS.map(ip).into_iter().zip(CLIENTS.map(ip)) {
             let socket = udp_socket(vip);
             // A large port: the kernel must not take the reply for somebody else's.
-            queue.deliver_frame(&udp(guard.tap().mac, (client, 40_000), (vip, 53), b"query")).unwrap();
+            queue
+                .deliver_frame(&udp(guard.tap().mac, (client, 40_000), (vip, 53), b"query"))
+                .unwrap();
             let mut buffer = [0; 64];
             let (length, from) = socket.recv_from(&mut buffer).unwrap();
             assert_eq!((&buffer[..length], from), (&b"query"[..], SocketAddr::new(client, 40_000)));
@@ -289,7 +291,9 @@ fn the_stack_takes_no_vip_packet_from_the_nic() {
                 wire.frames_until("echo reply", |frame| {
                     packet(frame).is_some_and(|one| one.source == ip(OWN[at]))
                 });
-                queue.deliver_frame(&udp(guard.tap().mac, client, (vip, 53), b"through it")).unwrap();
+                queue
+                    .deliver_frame(&udp(guard.tap().mac, client, (vip, 53), b"through it"))
+                    .unwrap();
                 let mut buffer = [0; 64];
                 let (length, _) = socket.recv_from(&mut buffer).unwrap();
                 assert_eq!(&buffer[..length], b"through it", "{mac}");
@@ -489,11 +493,12 @@ fn replies_leave_by_the_tap_where_the_plan_says_so() {
             let (_, from) = socket.recv_from(&mut buffer).unwrap();
             socket.send_to(b"response", from).unwrap();
             // The kernel queued it before `send_to` returned.
-            let reply =
-                std::iter::from_fn(|| queue.take(&mut buffer).map(|taken| packet(&buffer[..taken.len])))
-                    .flatten()
-                    .find(|one| one.ports == Some((53, 40_000)))
-                    .expect("the reply");
+            let reply = std::iter::from_fn(|| {
+                queue.take(&mut buffer).map(|taken| packet(&buffer[..taken.len]))
+            })
+            .flatten()
+            .find(|one| one.ports == Some((53, 40_000)))
+            .expect("the reply");
             assert_eq!((reply.source, reply.destination), (vip, client));
             assert_eq!((reply.source_mac, reply.destination_mac), (tap, tap));
 

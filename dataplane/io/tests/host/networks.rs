@@ -150,7 +150,9 @@ fn clients_of_a_network_pass_where_the_host_filters_by_reverse_path() {
             let (mut queue, guard) = apply(&networks(state.path()));
             let (vip, client) = (ip(INSIDE[0]), ip(CLIENTS[0]));
             let socket = udp_socket(vip);
-            queue.deliver_frame(&udp(guard.tap().mac, (client, 40_000), (vip, 53), b"query")).unwrap();
+            queue
+                .deliver_frame(&udp(guard.tap().mac, (client, 40_000), (vip, 53), b"query"))
+                .unwrap();
             let mut buffer = [0; 64];
             assert_eq!(socket.recv_from(&mut buffer).unwrap().1, SocketAddr::new(client, 40_000));
         });
