@@ -355,6 +355,10 @@ pub struct WorkerStatus {
     pub tx: u64,
     /// Frames taken from the host; 0 with `egress = "direct"`.
     pub from_host: u64,
+    /// Of these, super-packets that the worker cut.
+    pub from_host_cut: u64,
+    /// Others of these, super-packets that the NIC, or the kernel before it, cut.
+    pub from_host_whole: u64,
     /// Frames handed to the host as parts of super-packets.
     pub pass_coalesced: u64,
     /// Super-packets that these were handed over in.

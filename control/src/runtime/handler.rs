@@ -309,6 +309,8 @@ fn worker(thread: &WorkerThread) -> WorkerStatus {
         rx: counters.get(Count::Received),
         tx: counters.get(Count::Transmitted),
         from_host: counters.get(Count::FromHost),
+        from_host_cut: counters.get(Count::FromHostCut),
+        from_host_whole: counters.get(Count::FromHostWhole),
         pass_coalesced: counters.get(Count::Coalesced),
         super_packets: counters.get(Count::SuperPackets),
         flows_inserted: counters.get(Count::FlowsInserted),

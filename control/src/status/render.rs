@@ -247,11 +247,18 @@ impl Status {
     }
 
     fn render_totals(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let coalesced: u64 = self.workers.iter().map(|worker| worker.pass_coalesced).sum();
-        let super_packets: u64 = self.workers.iter().map(|worker| worker.super_packets).sum();
+        let total = |of: fn(&WorkerStatus) -> u64| self.workers.iter().map(of).sum::<u64>();
+        let coalesced = total(|worker| worker.pass_coalesced);
+        let super_packets = total(|worker| worker.super_packets);
         if super_packets > 0 {
             let super_packets = plural(super_packets, "super-packet");
             writeln!(f, "of PASS, {coalesced} frames in {super_packets}")?;
+        }
+        let (cut, whole) =
+            (total(|worker| worker.from_host_cut), total(|worker| worker.from_host_whole));
+        if cut + whole > 0 {
+            let super_packets = plural(cut + whole, "super-packet");
+            writeln!(f, "of FROM HOST, {super_packets}, of which the worker cut {cut}")?;
         }
         let drops = sum(self.workers.iter().map(|worker| &worker.drops));
         render_counts(f, "dropped", &drops)?;
