@@ -333,10 +333,7 @@ fn resident_kib() -> u64 {
 fn a_full_table_is_read_and_forgotten() {
     const ROUTES: u32 = 100_000;
     let path = Path::up();
-    let frr = Frr::start(path.router(), &bgpd(ONE));
-    let speaker = announce(&path, local(), vec![router(0)]);
-    frr.wait_paths(VIP4, 1);
-    let before_kib = resident_kib();
+    // Before FRR starts: it asks for what there is, while the kernel's news of so much may be lost to it.
     let lines = (0..ROUTES).map(|n| {
         let network = Ipv4Addr::from_bits(0x0b00_0000 + (n << 8));
         format!("route add blackhole {network}/24 proto 201\n")
@@ -344,6 +341,10 @@ fn a_full_table_is_read_and_forgotten() {
     let batch = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(batch.path(), lines.collect::<String>()).expect("a file");
     path.router().run(&format!("ip -batch {}", batch.path().display()));
+    let frr = Frr::start(path.router(), &bgpd(ONE));
+    let speaker = announce(&path, local(), vec![router(0)]);
+    frr.wait_paths(VIP4, 1);
+    let before_kib = resident_kib();
     frr.configure(&["redistribute kernel"]);
     wait_until(SOON, "all are sent", || {
         let neighbor = frr.neighbor("10.99.0.1");
