@@ -14,12 +14,13 @@
 //! ```
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use vipdp_core::wire::ethernet;
 
 use crate::link::Link;
+use crate::packet_socket;
 
 /// `TC_PRIO_CONTROL` of linux/pkt_sched.h: the band of routing protocols, which overtakes data in
 /// the kernel's default queueing discipline.
@@ -71,15 +72,7 @@ impl Announcer {
     /// [`OpenError`].
     pub fn open(link: &Link) -> Result<Self, OpenError> {
         let opened = || -> io::Result<OwnedFd> {
-            let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-            // SAFETY: the call takes no pointer.
-            let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            // SAFETY: the kernel just made this descriptor and nobody else has it.
-            let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-            bind(&socket, link.index)?;
+            let socket = packet_socket::sender(link.index)?;
             nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Priority, &PRIORITY)?;
             Ok(socket)
         };
@@ -110,22 +103,4 @@ impl Announcer {
             Err(errno) => Err(SendError::Other(errno)),
         }
     }
-}
-
-/// Binds a packet socket to an interface, with no protocol: it sends there, and receives nothing.
-fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as libc::c_ushort,
-        sll_protocol: 0,
-        sll_ifindex: index.cast_signed(),
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    let len = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the pointer and the length are those of `address`, which the kernel reads during the
-    // call.
-    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

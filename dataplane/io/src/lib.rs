@@ -14,6 +14,7 @@ pub mod icmpv6_filter;
 pub mod link;
 pub mod membership;
 pub mod neighbor;
+mod packet_socket;
 pub mod peer_path;
 pub mod probe;
 pub mod realtime;

@@ -5,13 +5,15 @@
 //! vnet header can (`PACKET_VNET_HDR` in packet(7)).
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::SndBufForce;
 use nix::sys::socket::{MsgFlags, sendmsg, setsockopt};
 use vipdp_core::port::TxWhole;
 use vipdp_core::wire::vnet::Offload;
+
+use crate::packet_socket;
 
 /// Bytes that wait for the NIC at most: 16 MiB, some ten milliseconds at 10 Gbit/s, or 200
 /// super-packets. Then the worker drops, as the NIC's queue does before.
@@ -26,15 +28,7 @@ pub(super) struct WholeSender {
 impl WholeSender {
     /// A socket on the interface of this number.
     pub(super) fn open(index: u32) -> io::Result<Self> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: the call takes no pointer.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel just made this descriptor and nobody else has it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        bind(&socket, index)?;
+        let socket = packet_socket::sender(index)?;
         carry_vnet_header(&socket)?;
         setsockopt(&socket, SndBufForce, &WAITING_MAX)?;
         Ok(Self { socket })
@@ -52,24 +46,6 @@ impl WholeSender {
             Err(_) => TxWhole::Full,
         }
     }
-}
-
-/// Binds a packet socket to an interface, with no protocol.
-fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
-    let address = libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as libc::c_ushort,
-        sll_protocol: 0,
-        sll_ifindex: index.cast_signed(),
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    let len = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the pointer and the length are those of `address`, which the kernel reads during the
-    // call.
-    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Has each frame start with a vnet header.
