@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use cpu_time::CpuTime;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use crossbeam::queue::ArrayQueue;
 use frames::tcp_flags::{ACK, SYN};
 use frames::{HOST, Link, OWN, PEER, SHARED, SHARED_LINK, VIP4, VIP6, ip, ip_frame, tcp, udp, vip};
 use vipdp_core::anycast::{Anycast, PeerPath, Steering};
@@ -26,7 +25,7 @@ use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::memory::MemoryPort;
 use vipdp_core::port::{BURST, Host, Refused, SuperPackets, Taken};
 use vipdp_core::slot::{SLOTS, Slot};
-use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, SharedMac, Snapshot, Vips};
+use vipdp_core::snapshot::{Holdings, Ingress, Service, SharedMac, Snapshot, Vips};
 use vipdp_core::tiered::{Owners, PreviousOwners, Search, Tiered, TieredMac, VirtualMac};
 use vipdp_core::wire::protocol::{TCP, UDP};
 use vipdp_core::wire::vnet::Offload;
@@ -111,12 +110,7 @@ fn worker_with(
         latest: Some(Bucket::FIRST),
         service: Arc::new(service),
     };
-    let shared = Shared {
-        publication: Arc::new(Publication::new(snapshot)),
-        flows: Arc::new(FlowTable::new(flows_max, [1, 2])),
-        unresolved: Arc::new(ArrayQueue::new(1)),
-        claims: Arc::new(ArrayQueue::new(1)),
-    };
+    let shared = Shared::new(snapshot, FlowTable::new(flows_max, [1, 2]));
     Worker::new(MemoryPort::new(RING), Sink, shared, Arc::<WorkerCounters>::default())
 }
 

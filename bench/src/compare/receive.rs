@@ -16,7 +16,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, include_bytes_aligned};
-use crossbeam::queue::ArrayQueue;
 use serde::{Deserialize, Serialize};
 use vipdp::config::PollMode;
 use vipdp::runtime::workers::{Start, WorkerThreads};
@@ -375,10 +374,5 @@ pub(super) fn shared(row: &Row, service: &Service, holdings: &Holdings) -> Share
         latest: None,
         service: Arc::new(service.clone()),
     };
-    Shared {
-        publication: Arc::new(Publication::new(snapshot)),
-        flows: Arc::new(FlowTable::new((2 * row.flow_count()).max(FLOWS_MAX) as usize, [1, 2])),
-        unresolved: Arc::new(ArrayQueue::new(1)),
-        claims: Arc::new(ArrayQueue::new(1)),
-    }
+    Shared::new(snapshot, FlowTable::new((2 * row.flow_count()).max(FLOWS_MAX) as usize, [1, 2]))
 }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
-use crossbeam::queue::ArrayQueue;
 use vipdp_core::anycast::Anycast;
 use vipdp_core::counters::{Count, WorkerCounters};
 use vipdp_core::flow::FlowTable;
@@ -15,7 +14,7 @@ use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::memory::MemoryPort;
 use vipdp_core::port::{BURST, Host as _, Port as _};
 use vipdp_core::slot::{SLOTS, Slot};
-use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, Snapshot, Vips};
+use vipdp_core::snapshot::{Holdings, Ingress, Service, Snapshot, Vips};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::worker::{Shared, Worker};
@@ -280,12 +279,7 @@ impl Product {
         }
         let mac = Link::read(TAP)?.mac;
         let counters = Arc::<WorkerCounters>::default();
-        let shared = Shared {
-            publication: Arc::new(Publication::new(snapshot(mac)?)),
-            flows: Arc::new(FlowTable::new(1024, [1, 2])),
-            unresolved: Arc::new(ArrayQueue::new(1)),
-            claims: Arc::new(ArrayQueue::new(1)),
-        };
+        let shared = Shared::new(snapshot(mac)?, FlowTable::new(1024, [1, 2]));
         let port = MemoryPort::new(BURST);
         let worker = Worker::new(port, queue, shared, Arc::clone(&counters));
         Ok(Self { core, worker, counters, frames: frames(mac, run)? })

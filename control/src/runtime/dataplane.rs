@@ -15,7 +15,7 @@ use vipdp_core::flow::{FlowTable, Seconds};
 use vipdp_core::hash::ClientHash;
 use vipdp_core::offload::OffloadMode;
 use vipdp_core::slot::SLOTS;
-use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, Snapshot, Vips};
+use vipdp_core::snapshot::{Holdings, Ingress, Service, Snapshot, Vips};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::worker::{Shared, Worker};
 use vipdp_io::af_xdp::{self, AfXdpPort};
@@ -33,15 +33,8 @@ use crate::config::{
     AnnounceBy, AnycastConfig, Config, EgressMode, IngressMode, PollMode, XdpMode, ZeroCopy,
 };
 
-/// How many next hops may wait for resolution. A burst's worth: the control thread looks many times
-/// a second.
-const UNRESOLVED_MAX: usize = vipdp_core::port::BURST;
-
-/// How many claims of others may wait for the control thread. A stranger who claims faster than it
-/// looks is no better known for it.
-const CLAIMS_MAX: usize = vipdp_core::port::BURST;
-/// The same where nothing but claims tells members of each other: as many as 64 members with 63
-/// addresses each make in the time in which the control thread looks once, several times over.
+/// How many claims may wait for the control thread where nothing but claims tells members of each other: as many
+/// as 64 members with 63 addresses each make in the time in which it looks once, several times over.
 const MEMBERS_CLAIMS_MAX: usize = 4096;
 
 /// The data plane of a node, running. Dropping it stops the workers, then puts the host back, then
@@ -122,8 +115,7 @@ impl DataPlane {
         };
         let service = service(config, &link, host.tap(), &reach);
         let (flows, flow_file) = flow_table(config, &service.client_hash)?;
-        let claims_max = if super::is_by_wire(config) { MEMBERS_CLAIMS_MAX } else { CLAIMS_MAX };
-        let shared = shared(&service, flows, claims_max);
+        let shared = shared(&service, flows, super::is_by_wire(config));
         let offload = offload(config, &mut program, &service)?;
         let ports = (0..queues)
             .map(|queue| open_port(config, &program, queue))
@@ -224,7 +216,7 @@ fn service(config: &Config, link: &Link, tap: &Link, reach: &Reach) -> Service {
     }
 }
 
-fn shared(service: &Service, flows: FlowTable, claims_max: usize) -> Shared {
+fn shared(service: &Service, flows: FlowTable, by_wire: bool) -> Shared {
     let nothing = Snapshot {
         generation: 0,
         lease_until_ns: 0,
@@ -233,12 +225,11 @@ fn shared(service: &Service, flows: FlowTable, claims_max: usize) -> Shared {
         latest: None,
         service: Arc::new(service.clone()),
     };
-    Shared {
-        publication: Arc::new(Publication::new(nothing)),
-        flows: Arc::new(flows),
-        unresolved: Arc::new(ArrayQueue::new(UNRESOLVED_MAX)),
-        claims: Arc::new(ArrayQueue::new(claims_max)),
+    let mut shared = Shared::new(nothing, flows);
+    if by_wire {
+        shared.claims = Arc::new(ArrayQueue::new(MEMBERS_CLAIMS_MAX));
     }
+    shared
 }
 
 /// The flow table, and the file that it is in. The table is that of the process before, if it fits.

@@ -124,7 +124,7 @@ mod tests {
         let granted = Holding::Granted(Slot::new(3).unwrap());
         let mut overlap = Overlap::new(H, true);
         for holding in [Holding::Owned, granted, Holding::Foreign] {
-            let _ = overlap.change(1_000, one(holding), &BucketSet::EMPTY);
+            overlap.change(1_000, one(holding), &BucketSet::EMPTY);
         }
         assert!(overlap.is_over());
         assert_eq!(overlap.holdings(1_000, false).get(bucket()), granted);
@@ -148,7 +148,7 @@ mod tests {
             assert_eq!(holdings.get(bucket()), holding, "{after} {is_late}");
         }
         // Who takes over does not watch for longer by that.
-        let _ = overlap.change(2_000, one(Holding::Owned), &BucketSet::EMPTY);
+        overlap.change(2_000, one(Holding::Owned), &BucketSet::EMPTY);
         assert_eq!(overlap.holdings(2_000 + 4 * H, true).get(bucket()), Holding::Owned);
     }
 
@@ -156,10 +156,10 @@ mod tests {
     fn without_copies_a_giver_lingers_and_a_taker_owns_at_once() {
         let granted = Holding::Granted(Slot::new(3).unwrap());
         let mut overlap = Overlap::new(H, false);
-        let _ = overlap.change(0, one(Holding::Owned), &BucketSet::EMPTY);
+        overlap.change(0, one(Holding::Owned), &BucketSet::EMPTY);
         assert_eq!(overlap.holdings(0, false).get(bucket()), Holding::Owned);
-        let _ = overlap.change(0, one(granted), &BucketSet::EMPTY);
-        let _ = overlap.change(0, Holdings::none(), &BucketSet::EMPTY);
+        overlap.change(0, one(granted), &BucketSet::EMPTY);
+        overlap.change(0, Holdings::none(), &BucketSet::EMPTY);
         assert_eq!(overlap.holdings(H - 1, false).get(bucket()), granted);
         assert_eq!(overlap.holdings(H, false).get(bucket()), Holding::Foreign);
     }
@@ -167,25 +167,25 @@ mod tests {
     #[test]
     fn what_was_released_is_not_forwarded() {
         let mut overlap = Overlap::new(H, true);
-        let _ = overlap.change(0, one(Holding::Granted(Slot::new(3).unwrap())), &BucketSet::EMPTY);
-        let _ = overlap.change(0, Holdings::none(), &BucketSet::FULL);
+        overlap.change(0, one(Holding::Granted(Slot::new(3).unwrap())), &BucketSet::EMPTY);
+        overlap.change(0, Holdings::none(), &BucketSet::FULL);
         assert_eq!(overlap.holdings(0, false).get(bucket()), Holding::Foreign);
     }
 
     #[test]
     fn a_taker_watches_for_second_copies_and_may_give_the_bucket_on() {
         let mut overlap = Overlap::new(H, true);
-        let _ = overlap.change(1_000, one(Holding::Owned), &BucketSet::EMPTY);
+        overlap.change(1_000, one(Holding::Owned), &BucketSet::EMPTY);
         assert_eq!(overlap.holdings(1_000 + 4 * H - 1, false).get(bucket()), Holding::TakenOver);
         assert_eq!(overlap.holdings(1_000 + 4 * H, false).get(bucket()), Holding::Owned);
         // The same table again, with a new lease, starts no new watch.
-        let _ = overlap.change(1_000 + 4 * H, one(Holding::Owned), &BucketSet::EMPTY);
+        overlap.change(1_000 + 4 * H, one(Holding::Owned), &BucketSet::EMPTY);
         assert_eq!(overlap.holdings(1_000 + 4 * H, false).get(bucket()), Holding::Owned);
 
         let granted = Holding::Granted(Slot::new(5).unwrap());
         let mut overlap = Overlap::new(H, true);
-        let _ = overlap.change(0, one(Holding::Owned), &BucketSet::EMPTY);
-        let _ = overlap.change(1, one(granted), &BucketSet::EMPTY);
+        overlap.change(0, one(Holding::Owned), &BucketSet::EMPTY);
+        overlap.change(1, one(granted), &BucketSet::EMPTY);
         assert_eq!(overlap.holdings(1, false).get(bucket()), granted);
     }
 }

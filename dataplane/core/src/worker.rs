@@ -48,6 +48,23 @@ pub struct Shared {
     pub claims: Arc<ArrayQueue<HeardClaim>>,
 }
 
+/// How many next hops may wait for resolution, and how many claims of others for the control thread. A
+/// burst's worth: it looks many times a second, and whoever claims faster than that is no better known for
+/// it.
+const WAITING_MAX: usize = BURST;
+
+impl Shared {
+    /// What workers share that begin with `snapshot` and these flows.
+    pub fn new(snapshot: Snapshot, flows: FlowTable) -> Self {
+        Self {
+            publication: Arc::new(Publication::new(snapshot)),
+            flows: Arc::new(flows),
+            unresolved: Arc::new(ArrayQueue::new(WAITING_MAX)),
+            claims: Arc::new(ArrayQueue::new(WAITING_MAX)),
+        }
+    }
+}
+
 /// An ARP packet or a neighbour advertisement that says where one of our addresses is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeardClaim {

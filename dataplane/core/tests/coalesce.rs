@@ -11,7 +11,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use coalesce_kernel::unfold;
-use crossbeam::queue::ArrayQueue;
 use etherparse::{
     IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader,
 };
@@ -24,7 +23,7 @@ use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::memory::{MemoryHost, MemoryPort};
 use vipdp_core::port::{BURST, SuperPackets};
 use vipdp_core::slot::{SLOTS, Slot};
-use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, Snapshot, Vips};
+use vipdp_core::snapshot::{Holdings, Ingress, Service, Snapshot, Vips};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::DropReason;
 use vipdp_core::wire::vnet::Offload;
@@ -55,21 +54,16 @@ impl Node {
             peers: [None; SLOTS],
             egress: None,
         };
-        let publication = Arc::new(Publication::new(Snapshot {
+        let snapshot = Snapshot {
             generation: 0,
             lease_until_ns: NOW_NS,
             holdings: Holdings::none(),
             previous: Arc::new(PreviousOwners::none()),
             latest: None,
             service: Arc::new(service),
-        }));
-        let counters = Arc::<WorkerCounters>::default();
-        let shared = Shared {
-            publication,
-            flows: Arc::new(FlowTable::new(1024, [1, 2])),
-            unresolved: Arc::new(ArrayQueue::new(4)),
-            claims: Arc::new(ArrayQueue::new(4)),
         };
+        let counters = Arc::<WorkerCounters>::default();
+        let shared = Shared::new(snapshot, FlowTable::new(1024, [1, 2]));
         let host = MemoryHost { super_packets, ..MemoryHost::default() };
         let worker = Worker::new(MemoryPort::new(BURST), host, shared, Arc::clone(&counters));
         Self { worker, counters }

@@ -6,7 +6,6 @@ mod frames;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crossbeam::queue::ArrayQueue;
 use frames::*;
 use tcp_flags::{ACK, FIN};
 use vipdp_core::counters::{Count, WorkerCounters};
@@ -15,9 +14,7 @@ use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::BURST;
 use vipdp_core::port::memory::{MemoryHost, MemoryPort};
 use vipdp_core::slot::SLOTS;
-use vipdp_core::snapshot::{
-    Egress, Holdings, Ingress, Publication, Route, Service, SharedMac, Snapshot, Vips,
-};
+use vipdp_core::snapshot::{Egress, Holdings, Ingress, Route, Service, SharedMac, Snapshot, Vips};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::DropReason;
 use vipdp_core::wire::ethernet::MacAddr;
@@ -73,12 +70,7 @@ fn node(vlan: Option<u16>) -> (Node, Arc<WorkerCounters>) {
         latest: None,
         service: Arc::new(service),
     };
-    let shared = Shared {
-        publication: Arc::new(Publication::new(snapshot)),
-        flows: Arc::new(FlowTable::new(1024, [1, 2])),
-        unresolved: Arc::new(ArrayQueue::new(4)),
-        claims: Arc::new(ArrayQueue::new(4)),
-    };
+    let shared = Shared::new(snapshot, FlowTable::new(1024, [1, 2]));
     let counters = Arc::<WorkerCounters>::default();
     let (port, host) = (MemoryPort::new(FRAMES), MemoryHost::default());
     (Worker::new(port, host, shared, Arc::clone(&counters)), counters)

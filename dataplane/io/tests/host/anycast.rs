@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam::queue::ArrayQueue;
 use vipdp_core::anycast::{Anycast, Steering};
 use vipdp_core::bucket::Bucket;
 use vipdp_core::counters::{Count, WorkerCounters};
 use vipdp_core::flow::FlowTable;
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::slot::{SLOTS, Slot};
-use vipdp_core::snapshot::{Holding, Holdings, Ingress, Publication, Service, Snapshot, Vips};
+use vipdp_core::snapshot::{Holding, Holdings, Ingress, Service, Snapshot, Vips};
 use vipdp_core::tiered::{Owners, PreviousOwners};
 use vipdp_core::worker::{Shared, Worker};
 use vipdp_io::af_xdp::{AfXdpPort, Options};
@@ -117,20 +116,15 @@ impl Steerer {
         }
         let theirs = Owners { now: Some(member), before: [None; 2] };
         let owners = PreviousOwners::new([own, member], THEIRS.map(|one| (bucket(one), theirs)));
-        let publication = Publication::new(Snapshot {
+        let snapshot = Snapshot {
             generation: 1,
             lease_until_ns: u64::MAX,
             holdings,
             previous: Arc::new(owners),
             latest: None,
             service: Arc::new(service),
-        });
-        let shared = Shared {
-            publication: Arc::new(publication),
-            flows: Arc::new(FlowTable::new(1024, [1, 2])),
-            unresolved: Arc::new(ArrayQueue::new(1)),
-            claims: Arc::new(ArrayQueue::new(1)),
         };
+        let shared = Shared::new(snapshot, FlowTable::new(1024, [1, 2]));
         let counters = Arc::<WorkerCounters>::default();
         let worker = Worker::new(port, queue, shared, Arc::clone(&counters));
         Self { worker, counters, _guard: guard, _program: program }

@@ -4,7 +4,6 @@ use std::io::IoSliceMut;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use crossbeam::queue::ArrayQueue;
 use etherparse::PacketBuilder;
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
@@ -15,7 +14,7 @@ use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::memory::MemoryPort;
 use vipdp_core::port::{BURST, Refused};
 use vipdp_core::slot::{SLOTS, Slot};
-use vipdp_core::snapshot::{Holdings, Ingress, Publication, Service, Snapshot, Vips};
+use vipdp_core::snapshot::{Holdings, Ingress, Service, Snapshot, Vips};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::wire::vnet::{Offload, PartialChecksum, SegmentedProtocol, Segments};
 use vipdp_core::worker::{Shared, Worker};
@@ -50,20 +49,15 @@ impl Passer {
             peers: [None; SLOTS],
             egress: None,
         };
-        let publication = Publication::new(Snapshot {
+        let snapshot = Snapshot {
             generation: 1,
             lease_until_ns: u64::MAX,
             holdings: Holdings::none(),
             previous: Arc::new(PreviousOwners::none()),
             latest: None,
             service: Arc::new(service),
-        });
-        let shared = Shared {
-            publication: Arc::new(publication),
-            flows: Arc::new(FlowTable::new(1024, [1, 2])),
-            unresolved: Arc::new(ArrayQueue::new(1)),
-            claims: Arc::new(ArrayQueue::new(1)),
         };
+        let shared = Shared::new(snapshot, FlowTable::new(1024, [1, 2]));
         let counters = Arc::<WorkerCounters>::default();
         let port = MemoryPort::new(BURST);
         let worker = Worker::new(port, queue, shared, Arc::clone(&counters));
