@@ -24,7 +24,7 @@ use super::mailbox::{Mailbox, NoAnswer};
 use super::reach::Intake;
 use super::reload::Reload;
 use super::routes_status;
-use super::workers::{WorkerThread, WorkerThreads};
+use super::workers::{PortCounts, WorkerThread, WorkerThreads};
 use crate::admin::{AdminHandler, Refusal};
 use crate::cluster::auth::OpenError;
 use crate::cluster::node::{Life, MemberView, State, View};
@@ -300,7 +300,7 @@ fn check(check: CheckView) -> CheckStatus {
 
 fn worker(thread: &WorkerThread) -> WorkerStatus {
     let counters: &WorkerCounters = &thread.counters;
-    let kernel = *thread.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+    let PortCounts::AfXdp(kernel) = *thread.below.lock().unwrap_or_else(PoisonError::into_inner);
     WorkerStatus {
         queue: thread.queue,
         core: Some(thread.core as u32),

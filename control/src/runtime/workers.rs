@@ -1,13 +1,15 @@
 //! The threads that workers run on.
 
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 use vipdp_core::counters::{Count, WorkerCounters};
+use vipdp_core::port::Port;
 use vipdp_core::worker::Worker;
 use vipdp_io::af_xdp::{AfXdpPort, Statistics};
 use vipdp_io::affinity;
@@ -21,9 +23,66 @@ use crate::config::PollMode;
 /// watches, and how long it takes to stop.
 const SLEEP_MAX: Duration = Duration::from_millis(20);
 
-/// How often a worker copies the kernel's counts, for `vipdp status`: a system call and a lock that
+/// How often a worker copies the counts of its port, for `vipdp status`: a system call and a lock that
 /// is free, ten times a second.
 const STATISTICS_NS: u64 = 100_000_000;
+
+/// What a worker's thread needs of its port, beside frames.
+pub trait WorkerPort: Port<Frame: Send> + Send + 'static {
+    /// Makes the calling thread the one that uses the port from now on.
+    ///
+    /// # Errors
+    /// When the thread cannot be one that does: the port is of no use then.
+    fn enter_thread(&mut self) -> io::Result<()>;
+
+    /// Sleeps until a frame may have come, one of `hosts` can be read, or `timeout` is over.
+    ///
+    /// # Errors
+    /// When it cannot sleep: no memory.
+    fn wait(&self, timeout: Duration, hosts: [Option<BorrowedFd<'_>>; 2]) -> io::Result<()>;
+
+    /// Whether frames wait to be transmitted that the NIC's driver has not taken yet.
+    fn is_sending(&self) -> bool;
+
+    /// Whether the NIC moves frames to and from the port's memory by itself.
+    fn is_zero_copy(&self) -> bool;
+
+    /// What is counted below the worker. At most a system call.
+    ///
+    /// # Errors
+    /// When it is not told, which it is for an open port.
+    fn counts(&self) -> io::Result<PortCounts>;
+}
+
+/// What is counted below a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortCounts {
+    /// By the kernel, for an AF_XDP socket.
+    AfXdp(Statistics),
+}
+
+impl WorkerPort for AfXdpPort {
+    fn enter_thread(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The kernel has the NIC: one of the hosts at most is beside it.
+    fn wait(&self, timeout: Duration, hosts: [Option<BorrowedFd<'_>>; 2]) -> io::Result<()> {
+        self.wait(timeout, hosts[0].or(hosts[1])).map(drop)
+    }
+
+    fn is_sending(&self) -> bool {
+        self.is_sending()
+    }
+
+    fn is_zero_copy(&self) -> bool {
+        self.is_zero_copy()
+    }
+
+    fn counts(&self) -> io::Result<PortCounts> {
+        self.statistics().map(PortCounts::AfXdp)
+    }
+}
 
 /// One worker's thread and what can be seen of it from outside.
 #[derive(Debug)]
@@ -36,8 +95,8 @@ pub struct WorkerThread {
     pub zero_copy: bool,
     /// What it counts.
     pub counters: Arc<WorkerCounters>,
-    /// What the kernel counts for its socket, as of the last tenth of a second.
-    pub kernel: Arc<Mutex<Statistics>>,
+    /// What is counted below it, as of the last tenth of a second.
+    pub below: Arc<Mutex<PortCounts>>,
     thread: JoinHandle<()>,
 }
 
@@ -49,9 +108,9 @@ pub struct WorkerThreads {
 }
 
 /// What a worker needs to start.
-pub struct Start {
+pub struct Start<P: WorkerPort> {
     /// The worker, not yet running.
-    pub worker: Worker<AfXdpPort, TapQueue>,
+    pub worker: Worker<P, TapQueue>,
     /// What it counts.
     pub counters: Arc<WorkerCounters>,
     /// The queue it serves.
@@ -67,18 +126,18 @@ impl WorkerThreads {
     ///
     /// # Errors
     /// When a thread cannot be started; those that run are stopped again.
-    pub fn start(starts: Vec<Start>, poll: PollMode) -> std::io::Result<Self> {
+    pub fn start<P: WorkerPort>(starts: Vec<Start<P>>, poll: PollMode) -> io::Result<Self> {
         let mut threads = Self { threads: Vec::new(), stop: Arc::default() };
         for start in starts {
             let Start { worker, counters, queue, core, wake_for_host } = start;
             let zero_copy = worker.port().is_zero_copy();
             let stop = Arc::clone(&threads.stop);
-            let kernel = Arc::<Mutex<Statistics>>::default();
-            let running = Running { worker, poll, wake_for_host, kernel: Arc::clone(&kernel) };
+            let below = Arc::new(Mutex::new(worker.port().counts()?));
+            let running = Running { worker, poll, wake_for_host, below: Arc::clone(&below) };
             let thread = std::thread::Builder::new()
                 .name(format!("vipdp-worker{queue}"))
                 .spawn(move || running.run(core, &stop))?;
-            threads.threads.push(WorkerThread { queue, core, zero_copy, counters, kernel, thread });
+            threads.threads.push(WorkerThread { queue, core, zero_copy, counters, below, thread });
         }
         Ok(threads)
     }
@@ -102,7 +161,7 @@ impl Drop for WorkerThreads {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             if thread.thread.join().is_err() {
-                tracing::error!(queue = thread.queue, "a worker ended in a panic");
+                error!(queue = thread.queue, "a worker ended in a panic");
             }
         }
     }
@@ -130,18 +189,22 @@ impl Progress {
 }
 
 /// A worker on its thread.
-struct Running {
-    worker: Worker<AfXdpPort, TapQueue>,
+struct Running<P: WorkerPort> {
+    worker: Worker<P, TapQueue>,
     poll: PollMode,
     wake_for_host: bool,
-    kernel: Arc<Mutex<Statistics>>,
+    below: Arc<Mutex<PortCounts>>,
 }
 
-impl Running {
+impl<P: WorkerPort> Running<P> {
     fn run(mut self, core: usize, stop: &AtomicBool) {
         if let Err(error) = affinity::pin(core) {
             // It serves on any core, only less evenly.
             warn!(core, %error, "a worker is not pinned");
+        }
+        if let Err(error) = self.worker.port_mut().enter_thread() {
+            // The control thread sees that a worker has ended, and this node serves nobody.
+            return error!(core, %error, "a worker cannot use its port");
         }
         let mut patience = Patience::new();
         let mut statistics_ns = 0;
@@ -168,18 +231,16 @@ impl Running {
     /// Sleeps until a frame comes, from the NIC or, where they leave by us, from the host.
     fn sleep(&self) {
         let host = self.wake_for_host.then(|| self.worker.host().as_fd());
-        if let Err(error) = self.worker.port().wait(SLEEP_MAX, host) {
+        if let Err(error) = self.worker.port().wait(SLEEP_MAX, [host, None]) {
             // Without memory for poll(2) it spins, which costs a core and loses nothing.
             debug!(%error, "a worker cannot sleep");
         }
     }
 
     fn copy_statistics(&self) {
-        match self.worker.port().statistics() {
-            Ok(statistics) => {
-                *self.kernel.lock().unwrap_or_else(PoisonError::into_inner) = statistics;
-            }
-            Err(error) => debug!(%error, "the kernel does not tell its counts"),
+        match self.worker.port().counts() {
+            Ok(counts) => *self.below.lock().unwrap_or_else(PoisonError::into_inner) = counts,
+            Err(error) => debug!(%error, "the port does not tell its counts"),
         }
     }
 }
