@@ -102,10 +102,10 @@ add_fabric_node() {
     settings "$PREFIX-$node" net.ipv6.ip_nonlocal_bind=1
     if [[ $FORWARD == mac ]]; then
         length4=24
-        add_link "$node" eth0 sw "$node"
+        add_nic "$number" sw
         ip -n "$PREFIX-sw" link set "$node" master br0
     else
-        add_link "$node" eth0 "$leaf" "$node"
+        add_nic "$number" "$leaf"
         ip -n "$PREFIX-$leaf" address add "$(leaf_address4 "$number")/29" dev "$node"
         ip -n "$PREFIX-$leaf" address add "$(leaf_address6 "$number")/64" dev "$node" nodad
     fi
@@ -135,15 +135,6 @@ build_fabric() {
         beside frr_up "$router"
     done
     await_started
-}
-
-# await_fabric: waits until the client reaches every node's own addresses.
-await_fabric() {
-    local number
-    for ((number = 1; number <= NODES + SPARES; number++)); do
-        wait_for 60 has_path "$(node_address4 "$number")" "$(node_address6 "$number")" ||
-            fail "the client does not reach n$number"
-    done
 }
 
 fabric_routers() { seq -f 'spine%.0f' "$SPINES" && seq -f 'leaf%.0f' "$LEAVES"; }

@@ -41,7 +41,12 @@ node_address6() {
         *) echo "2001:db8:53::$((10 + $1))" ;;
     esac
 }
-node_mac() { ip netns exec "$PREFIX-$1" cat /sys/class/net/eth0/address; }
+# node_mac NODE: that of its NIC.
+node_mac() {
+    local nic=eth0
+    [[ $IO == af_xdp ]] || nic=phy0
+    ip netns exec "$PREFIX-$1" cat "/sys/class/net/$nic/address"
+}
 
 # namespaces: those of this lab that exist.
 namespaces() {
@@ -70,6 +75,30 @@ add_link() {
     ip netns exec "$PREFIX-$3" ethtool -K "$4" tx off >/dev/null
     ip -n "$PREFIX-$1" link set "$2" up
     ip -n "$PREFIX-$3" link set "$4" up
+}
+
+# add_nic NUMBER PEER: the link of a node to its peer, a switch or a leaf, and eth0, the interface that the node has there.
+# With DPDK the kernel has no NIC. Here the NIC is phy0, of which the node's kernel is to take no notice, as if it had
+# been unbound: it drops what comes there, which packet sockets and XDP programs have seen by then. eth0 is a TAP that
+# vipdp attaches to; it has no carrier until then.
+add_nic() {
+    local node=n$1
+    if [[ $IO == af_xdp ]]; then
+        add_link "$node" eth0 "$2" "$node"
+        return
+    fi
+    add_link "$node" phy0 "$2" "$node"
+    ip -n "$PREFIX-$node" link set phy0 arp off
+    settings "$PREFIX-$node" net.ipv6.conf.phy0.disable_ipv6=1
+    ip netns exec "$PREFIX-$node" nft -f - <<'END'
+table netdev phy0 {
+    chain unbound {
+        type filter hook ingress device phy0 priority 0; policy drop;
+    }
+}
+END
+    ip -n "$PREFIX-$node" tuntap add dev eth0 mode tap multi_queue vnet_hdr
+    ip -n "$PREFIX-$node" link set eth0 up
 }
 
 # add_switch: a bridge that learns, without spanning tree, that floods multicast as a plain switch does.
@@ -117,7 +146,7 @@ add_client() {
 add_node() {
     local node=n$1
     add_namespace "$node"
-    add_link "$node" eth0 sw "$node"
+    add_nic "$1" sw
     ip -n "$PREFIX-sw" link set "$node" master br0
     ip -n "$PREFIX-$node" address add "$(node_address4 "$1")/24" dev eth0
     ip -n "$PREFIX-$node" address add "$(node_address6 "$1")/64" dev eth0 nodad
@@ -143,10 +172,11 @@ route_vips() {
         fail "the router does not take its routes"
 }
 
-# is_settled NAMESPACE: all links are up and no IPv6 address is still being checked.
+# is_settled NAMESPACE: all links are up, but for TAPs, and no IPv6 address is still being checked.
 is_settled() {
     local down
-    down=$(ip -n "$1" -j link show up | jq -r '.[] | select(.operstate == "DOWN" or .operstate == "LOWERLAYERDOWN") | .ifname')
+    down=$(ip -n "$1" -d -j link show up | jq -r '.[] | select(.operstate == "DOWN" or .operstate == "LOWERLAYERDOWN")
+        | select(.linkinfo.info_kind != "tun") | .ifname')
     [[ -z $down && -z $(ip -n "$1" -6 address show tentative) ]]
 }
 
@@ -165,6 +195,15 @@ await_links() {
     done
 }
 
+# await_hosts COUNT: waits until the client reaches the own addresses of the first COUNT hosts.
+await_hosts() {
+    local number
+    for ((number = 1; number <= $1; number++)); do
+        wait_for 60 has_path "$(node_address4 "$number")" "$(node_address6 "$number")" ||
+            fail "the client does not reach n$number"
+    done
+}
+
 build_network() {
     local nodes=$1 number
     add_switch
@@ -174,10 +213,8 @@ build_network() {
         add_node "$number"
     done
     await_links
-    for ((number = 1; number <= nodes; number++)); do
-        wait_for 10 has_path "$(node_address4 "$number")" "$(node_address6 "$number")" ||
-            fail "the client does not reach n$number"
-    done
+    # With DPDK it takes vipdp to reach a node.
+    [[ $IO != af_xdp ]] || await_hosts "$nodes"
 }
 
 # remove_network: ends what still runs in the namespaces (their processes can only be the lab's own) and deletes them.

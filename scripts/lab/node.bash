@@ -184,10 +184,12 @@ cores = [$((($1 - 1) % $(nproc)))]
 poll = "$POLL"
 egress = "$EGRESS"
 coalesce = ${VIPDP_COALESCE:-true}
-offload = "$OFFLOAD"
+$([[ $IO != af_xdp ]] || echo "offload = \"$OFFLOAD\"")
 tap = "vipdp0"
 flows_max = 65536
 state_dir = "$STATE/n$1/state"
+
+$(io_config)
 END
     [[ $MODE == anycast ]] || return 0
     announce_config "$1"
@@ -209,6 +211,14 @@ body = "It works!"
 interval_ms = 200
 timeout_ms = 200
 END
+}
+
+# io_config: what node.toml says of DPDK.
+io_config() {
+    local driver=net_af_packet0
+    [[ $IO != af_xdp ]] || return 0
+    [[ $IO == dpdk ]] || driver=net_af_xdp0
+    printf '[io]\nbackend = "dpdk"\ndevargs = "%s,iface=phy0"\nhugepages = false\n' "$driver"
 }
 
 # status_json NODE: what its vipdp says; fails if it does not answer.

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use crate::clock::Moment;
 use crate::frame::Mac;
 use crate::namespace::Namespace;
-use crate::programs::{programs, root};
+use crate::programs::{programs, root, with_dpdk};
 use crate::status::Status;
 use crate::wait::wait_until;
 
@@ -70,7 +70,10 @@ pub struct Options {
     pub spares: u8,
     /// `unicast` or `multicast`; in the tiered mode `virtual` or `node`.
     pub mac: &'static str,
-    /// `direct` or `tap`.
+    /// `af_xdp`, `dpdk` or `dpdk-af-xdp`: what has the NIC. Where it is `af_xdp` and need not be, it
+    /// is what the environment names in `VIPDP_IO`: so all tests run with it.
+    pub io: &'static str,
+    /// `direct` or `tap`; with DPDK it is `tap` whatever this says.
     pub egress: &'static str,
     /// `off`, `drop` or `full`: what the XDP program decides by itself. Where it is `off` and need not be,
     /// it is what the environment names in `VIPDP_OFFLOAD`: so all tests run with it.
@@ -124,6 +127,7 @@ impl Default for Options {
             nodes: 4,
             spares: 0,
             mac: "unicast",
+            io: "af_xdp",
             egress: "direct",
             offload: "off",
             partition: "none",
@@ -135,16 +139,25 @@ impl Default for Options {
 }
 
 impl Options {
+    /// What has the NIC, as `scripts/topology` names it.
+    fn io(&self) -> String {
+        let is_free = self.io == "af_xdp" && self.has_vipdp && self.offload == "off";
+        let wanted = if is_free { std::env::var("VIPDP_IO").ok() } else { None };
+        wanted.unwrap_or_else(|| self.io.to_owned())
+    }
+
     /// The arguments of `scripts/topology up`.
     fn arguments(&self) -> String {
-        let Self { mode, nodes, spares, egress, offload, partition, hold_s, .. } = self;
-        let offload = match (*mode, *egress, *offload) {
+        let Self { mode, nodes, spares, offload, partition, hold_s, .. } = self;
+        let io = self.io();
+        let egress = if io == "af_xdp" { self.egress } else { "tap" };
+        let offload = match (*mode, egress, *offload) {
             ("shared-mac", "direct", "off") => std::env::var("VIPDP_OFFLOAD").ok(),
             _ => None,
         }
         .unwrap_or_else(|| (*offload).to_owned());
         let mut all = format!(
-            "up --mode {mode} --nodes {nodes} --spares {spares} --egress {egress} --offload {offload} --partition {partition} --hold {hold_s}"
+            "up --mode {mode} --nodes {nodes} --spares {spares} --io {io} --egress {egress} --offload {offload} --partition {partition} --hold {hold_s}"
         );
         all += &if *mode == "anycast" {
             let Anycast { announce, daemon, peers, steers, forward, bfd_ms } = &self.anycast;
@@ -167,6 +180,7 @@ impl Options {
 #[derive(Debug)]
 pub struct Lab {
     mode: &'static str,
+    vipdp: &'static Path,
     nodes: u8,
     spares: u8,
     since: Instant,
@@ -178,12 +192,14 @@ impl Lab {
     /// Makes a lab, and waits until its nodes share all buckets evenly.
     #[track_caller]
     pub fn up(options: &Options) -> Self {
-        programs();
+        let programs = programs();
+        let vipdp = if options.io() == "af_xdp" { &programs.vipdp } else { with_dpdk() };
         let file = File::create("/run/vipdp-tests.lock").expect("root may write to /run");
         let turn = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
         let since = Instant::now();
         let lab = Self {
             mode: options.mode,
+            vipdp,
             nodes: options.nodes,
             spares: options.spares,
             since,
@@ -236,7 +252,7 @@ impl Lab {
         let output = Command::new(root().join("scripts/topology"))
             .args(arguments.split_whitespace())
             .env("VIPDP_LAB", NAME)
-            .env("VIPDP", &programs().vipdp)
+            .env("VIPDP", self.vipdp)
             .output()
             .expect("scripts/topology runs");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

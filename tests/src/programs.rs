@@ -25,6 +25,40 @@ pub fn programs() -> &'static Programs {
     PROGRAMS.get_or_init(find)
 }
 
+/// The `vipdp` that has DPDK built in: `dpdk/vipdp` in the directory of `VIPDP_PROGRAMS`, else that of
+/// this workspace, built when first asked for.
+pub fn with_dpdk() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if let Some(directory) = std::env::var_os("VIPDP_PROGRAMS") {
+            return Path::new(&directory).join("dpdk/vipdp");
+        }
+        let target = target().join("dpdk");
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--release", "--quiet", "--locked", "--package", "vipdp"])
+            .args(["--features", "dpdk", "--target-dir"])
+            .arg(&target)
+            .current_dir(root())
+            .status();
+        assert!(built.expect("cargo runs").success(), "vipdp with DPDK does not build");
+        target.join("release/vipdp")
+    })
+}
+
+/// The `vipdp` that a node's configuration wants.
+#[track_caller]
+pub fn vipdp_for(config: &Path) -> &'static Path {
+    let text = std::fs::read_to_string(config);
+    let text = text.unwrap_or_else(|error| panic!("{}: {error}", config.display()));
+    if text.contains("backend = \"dpdk\"") { with_dpdk() } else { &programs().vipdp }
+}
+
+/// Where cargo builds.
+fn target() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    root().join(target)
+}
+
 fn find() -> Programs {
     if let Some(directory) = std::env::var_os("VIPDP_PROGRAMS") {
         return Programs::of(Path::new(&directory));
@@ -36,9 +70,7 @@ fn find() -> Programs {
         .current_dir(root())
         .status();
     assert!(built.expect("cargo runs").success(), "vipdp and dns-load do not build");
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into);
-    Programs::of(&root().join(target).join("release"))
+    Programs::of(&target().join("release"))
 }
 
 impl Programs {

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::lab::{VIP4, VIP6};
 use crate::namespace::Namespace;
-use crate::programs::programs;
+use crate::programs::{programs, vipdp_for};
 use crate::status::Status;
 use crate::wait::{wait_for, wait_until};
 
@@ -94,8 +94,9 @@ pub fn command() -> Command {
 
 /// What the vipdp with this configuration says of itself; `None` if it does not answer.
 pub fn status(config: &Path) -> Option<Status> {
-    let output = command().arg("status").arg("--json").arg("--config").arg(config).output();
-    let output = output.expect("vipdp runs");
+    let mut command = Command::new(vipdp_for(config));
+    command.args(["status", "--json", "--config"]).arg(config);
+    let output = command.output().expect("vipdp runs");
     if !output.status.success() {
         return None;
     }
@@ -112,7 +113,7 @@ impl Vipdp {
         let log = config.directory.path().join("log");
         let file = File::create(&log).expect("a file can be made");
         let process = host
-            .command(&programs().vipdp)
+            .command(vipdp_for(&config.path()))
             .arg("--config")
             .arg(config.path())
             .stderr(file)
@@ -160,6 +161,6 @@ impl Drop for Vipdp {
 /// Runs `vipdp` with arguments on a host.
 #[track_caller]
 pub fn run(host: &Namespace, arguments: &[&str], config: &Path) -> Output {
-    let mut command = host.command(&programs().vipdp);
+    let mut command = host.command(vipdp_for(config));
     command.args(arguments).arg("--config").arg(config).output().expect("`ip` runs")
 }
