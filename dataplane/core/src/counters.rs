@@ -38,6 +38,10 @@ counts! {
     FromHostCut = "from_host_cut",
     /// Others of these: super-packets that the NIC cuts.
     FromHostWhole = "from_host_whole",
+    /// Frames left to the host as they came, since they are of no service: only where it has its NIC from us.
+    ToNicHost = "to_nic_host",
+    /// Frames that the host sends by its NIC, where it has that from us.
+    FromNicHost = "from_nic_host",
     /// Frames handed to the host.
     Passed = "pass",
     /// Of these: handed over as parts of super-packets.

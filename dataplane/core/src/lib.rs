@@ -23,6 +23,7 @@
 pub mod anycast;
 pub mod bucket;
 pub mod claim;
+pub mod classify;
 pub mod coalesce;
 pub mod counters;
 pub mod decide;

@@ -107,6 +107,8 @@ drop_reasons! {
     HostFull = "host_full",
     /// The frame is longer than the host's MTU allows.
     HostTooLong = "host_too_long",
+    /// The host did not take a frame of its own traffic, of no service: its queue is full, or it is too long.
+    NicHostFull = "nic_host_full",
     /// The transmit ring is full.
     TxFull = "tx_full",
     /// A frame from the host, or a packet cut from one, is longer than the MTU or than a frame of the NIC's.

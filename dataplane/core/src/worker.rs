@@ -1,12 +1,16 @@
-//! One worker: a queue of the NIC, its end of the host, and the loop between them.
+//! One worker: a queue of the NIC, its end of the host, and the loop between them; and where the host
+//! has no NIC but by the worker, that end too.
 //!
 //! A worker owns its port, its host queue and its counters; it shares the flow table with the other
 //! workers and reads the newest snapshot once per burst. Nothing in it allocates, locks, logs or
 //! reads a clock: the caller passes the time in, once per burst.
 
 mod egress;
+mod nic_host;
 mod pass;
 mod tunnels;
+
+pub use nic_host::NicHost;
 
 use std::hint::black_box;
 use std::net::IpAddr;
@@ -88,10 +92,14 @@ const SENT_ON_BURST: u32 = 1_000;
 pub struct Worker<P: Port, H: Host> {
     port: P,
     host: H,
+    nic_host: Option<NicHost<H>>,
     shared: Shared,
     counters: Arc<WorkerCounters>,
     /// The frames being worked on. Empty between bursts.
     frames: Vec<P::Frame>,
+    /// Where received frames are sorted into, when there is anybody else whose they may be. Empty between
+    /// bursts.
+    sorted: Vec<P::Frame>,
     /// What is found in them and becomes of them.
     burst: Burst,
     /// Frames for the host, which gets them at the end of the burst. Empty between bursts.
@@ -115,9 +123,11 @@ impl<P: Port, H: Host> Worker<P, H> {
         Self {
             port,
             host,
+            nic_host: None,
             shared,
             counters,
             frames: Vec::with_capacity(BURST),
+            sorted: Vec::new(),
             burst: Burst::new(),
             passed: Vec::with_capacity(BURST),
             coalescer,
@@ -126,6 +136,15 @@ impl<P: Port, H: Host> Worker<P, H> {
             searches: Limiter::new(SENT_ON_PER_S, SENT_ON_BURST),
             too_big: Limiter::new(tunnels::TOO_BIG_PER_S, tunnels::TOO_BIG_BURST),
         }
+    }
+
+    /// Makes it the worker of a NIC that the host has by `nic_host` alone: whatever is not vipdp's goes there,
+    /// and what comes from there is transmitted.
+    #[must_use]
+    pub fn with_nic_host(mut self, nic_host: NicHost<H>) -> Self {
+        self.nic_host = Some(nic_host);
+        self.sorted.reserve(BURST);
+        self
     }
 
     /// The port, for what is not a worker's business: statistics, sleeping.
@@ -148,6 +167,16 @@ impl<P: Port, H: Host> Worker<P, H> {
         &mut self.host
     }
 
+    /// The host's side of the NIC, if it has that from this worker.
+    pub fn nic_host(&self) -> Option<&H> {
+        self.nic_host.as_ref().map(|nic_host| &nic_host.host)
+    }
+
+    /// The host's side of the NIC, to fill in tests.
+    pub fn nic_host_mut(&mut self) -> Option<&mut H> {
+        self.nic_host.as_mut().map(|nic_host| &mut nic_host.host)
+    }
+
     /// Takes a burst from the NIC and one from the host, and does with every frame what is right.
     /// Returns how many frames there were: with 0 the caller may sleep.
     pub fn poll_once(&mut self, now_ns: u64) -> usize {
@@ -157,14 +186,20 @@ impl<P: Port, H: Host> Worker<P, H> {
         let received = self.port.rx_burst(&mut self.frames);
         if received > 0 {
             self.counters.add(Count::Received, received as u64);
+            if self.nic_host.is_some() {
+                self.leave_to_host(&snapshot);
+            }
             self.decide_burst(&snapshot, now);
             self.apply_burst(&snapshot, now);
             self.hand_over();
         }
-        let sent_by_host = match snapshot.service.egress {
+        let mut sent_by_host = match snapshot.service.egress {
             Some(_) => self.take_from_host(&snapshot, now),
             None => 0,
         };
+        if self.nic_host.is_some() {
+            sent_by_host += self.take_from_nic_host();
+        }
         self.transmit();
         self.port.housekeeping();
         self.counters.add(Count::Turns, 1);

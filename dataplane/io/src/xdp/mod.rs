@@ -20,6 +20,8 @@
 //! ```
 
 mod addresses;
+#[cfg(test)]
+mod classify_tests;
 mod offload;
 #[cfg(test)]
 mod offload_tests;
