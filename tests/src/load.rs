@@ -135,11 +135,24 @@ impl Report {
     #[track_caller]
     pub fn assert_all_answered(&self) {
         let Totals { sent, answered, lost, duplicates, .. } = self.totals;
-        assert_eq!((answered, lost), (sent, 0), "{:?}", self.totals);
+        assert_eq!((answered, lost), (sent, 0), "{:?}; lost: {}", self.totals, self.losses());
         assert!(duplicates <= DUPLICATES_OF_A_MOVE_MAX, "{duplicates} of {sent} answered twice");
         assert!(sent > 0, "there was no load");
         let (v4, v6) = (self.families["ipv4"].sent, self.families["ipv6"].sent);
         assert!(v4.abs_diff(v6) <= 1, "{v4} queries over IPv4, {v6} over IPv6");
+    }
+
+    /// The runs of lost queries, each without half a second between any two: how many, when the first was
+    /// sent by the clock of CLOCK_MONOTONIC, and how long after it the last.
+    fn losses(&self) -> String {
+        const APART_NS: u64 = 500_000_000;
+        let near = |a: &Lost, b: &Lost| b.sent_at_ns.saturating_sub(a.sent_at_ns) < APART_NS;
+        let run = |run: &[Lost]| {
+            let (first, last) = (run[0].sent_at_ns, run[run.len() - 1].sent_at_ns);
+            let (at_s, lasts_ms) = (first as f64 / 1e9, (last - first) / 1_000_000);
+            format!("{} from {at_s:.3} s in {lasts_ms} ms", run.len())
+        };
+        self.lost.chunk_by(near).map(run).collect::<Vec<_>>().join(", ")
     }
 
     /// Asserts that no query had two answers or an error for one.
