@@ -49,6 +49,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(node.cores, None);
     assert_eq!(node.poll, PollMode::Adaptive);
     assert_eq!((node.egress, node.offload), (EgressMode::Direct, None));
+    assert_eq!(node.io, IoConfig::AfXdp);
     assert!(node.coalesce);
     assert_eq!(node.flows_max, 1 << 20);
     assert_eq!(node.flows_file.as_deref(), Some(Path::new("/run/vipdp/eth0.flows")));
@@ -70,6 +71,36 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(cluster.heartbeat, HeartbeatConfig { transport: group, port: 5360 });
     assert_eq!((cluster.members[0].weight, cluster.members[0].removed), (1, false));
     assert_eq!(keys.sending().id, 1);
+}
+
+#[test]
+fn with_dpdk_the_host_answers_by_the_workers() {
+    let node = config("good/dpdk").node;
+    let dpdk = DpdkConfig {
+        devargs: "net_af_packet0,iface=phy0".into(),
+        queues: Some(2),
+        hugepages: false,
+    };
+    assert_eq!(node.io, IoConfig::Dpdk(dpdk));
+    assert_eq!((node.egress, node.offload), (EgressMode::Tap, None));
+}
+
+#[test]
+fn a_program_without_dpdk_says_so_when_it_is_asked_for() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (name, case) in
+        [("node.toml", "good/dpdk"), ("cluster.toml", "base"), ("cluster.key", "base")]
+    {
+        let path = scratch.path().join(name);
+        fs::copy(fixtures().join(case).join(name), &path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let loaded = Config::load(&scratch.path().join("node.toml"));
+    if cfg!(feature = "dpdk") {
+        return assert!(loaded.is_ok(), "{loaded:?}");
+    }
+    let said = loaded.unwrap_err().to_string();
+    assert!(said.contains("io.backend") && said.contains("cargo build --release --features dpdk"));
 }
 
 #[test]
@@ -451,8 +482,14 @@ fn every_shipped_example_is_right() {
             fs::copy(&file, scratch.path().join(file.file_name().unwrap())).unwrap();
             files += usize::from(file.extension().is_some_and(|extension| extension == "toml"));
         }
+        let cluster = scratch.path().join("cluster.toml");
+        if !cluster.exists() {
+            // A node of any mode.
+            fs::copy(examples.join("shared-mac/cluster.toml"), cluster).unwrap();
+        }
         cli::keygen(&scratch.path().join("cluster.key"), 1).unwrap();
-        let config = Config::load(&scratch.path().join("node.toml"));
+        // Also with a program that was built without what one of them wants.
+        let config = Config::from_sources(&scratch.path().join("node.toml"), source);
         config.unwrap_or_else(|errors| panic!("{}:\n{errors}", directory.display()));
     }
     assert!(files >= 2, "no examples in {}", examples.display());

@@ -20,6 +20,7 @@ mod checks;
 mod cluster;
 mod error;
 mod ingress;
+mod io;
 mod keys;
 mod node;
 mod offload;
@@ -31,7 +32,7 @@ mod timing;
 mod vips;
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +45,7 @@ pub use cluster::{
 };
 pub use error::{ConfigError, ConfigErrors};
 pub use ingress::IngressMode;
+pub use io::{DpdkConfig, IoConfig};
 pub use keys::{HASH_KEY_LEN, HEARTBEAT_KEY_LEN, HeartbeatKey, Keys, key_file};
 pub use node::{
     EgressMode, INTERFACE_NAME_MAX, InterfaceName, LogLevel, NodeConfig, NotAnInterfaceName,
@@ -93,7 +95,24 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::from_sources(path, read_file)
+        let config = Self::from_sources(path, read_file)?;
+        config.check_built()?;
+        Ok(config)
+    }
+
+    /// Whether this program can do what it is told.
+    fn check_built(&self) -> Result<(), ConfigErrors> {
+        if cfg!(feature = "dpdk") || self.node.io == IoConfig::AfXdp {
+            return Ok(());
+        }
+        Err(ConfigErrors::new(vec![ConfigError {
+            file: self.node.path.clone(),
+            line: None,
+            key: Some("io.backend".into()),
+            found: "\"dpdk\", and this vipdp was built without DPDK".into(),
+            remedy: "build it with `cargo build --release --features dpdk`, or give backend = \"af_xdp\""
+                .into(),
+        }]))
     }
 
     /// Checks the configuration of the node whose file is at `path`. `read` gives the contents of
@@ -103,7 +122,7 @@ impl Config {
     /// Everything that is wrong with it.
     pub fn from_sources(
         path: &Path,
-        read: impl Fn(&Path) -> io::Result<Source>,
+        read: impl Fn(&Path) -> std::io::Result<Source>,
     ) -> Result<Self, ConfigErrors> {
         let mut errors = Errors::new();
         match Self::check(path, read, &mut errors) {
@@ -117,7 +136,7 @@ impl Config {
 
     fn check(
         path: &Path,
-        read: impl Fn(&Path) -> io::Result<Source>,
+        read: impl Fn(&Path) -> std::io::Result<Source>,
         errors: &mut Errors,
     ) -> Option<Self> {
         let source = match read(path) {
@@ -224,10 +243,10 @@ fn check_slot(slot: &Located<'_, Slot>, cluster: &ClusterRead<'_>, errors: &mut 
 /// Reads a file that another one names.
 fn open(
     named: &Located<'_, PathBuf>,
-    read: impl Fn(&Path) -> io::Result<Source>,
+    read: impl Fn(&Path) -> std::io::Result<Source>,
     errors: &mut Errors,
 ) -> Option<Source> {
-    let refuse = |error: io::Error| {
+    let refuse = |error: std::io::Error| {
         let why = format!(", no readable file ({error})");
         errors.push(named.place.error(&why, "name a file that vipdp may read"));
     };
@@ -250,17 +269,17 @@ fn sort(errors: &mut Errors, node: &Path) {
     errors.sort_by_key(|error| (files.iter().position(|file| *file == error.file), error.line));
 }
 
-fn read_file(path: &Path) -> io::Result<Source> {
+fn read_file(path: &Path) -> std::io::Result<Source> {
     // A pipe or a device could keep the reader waiting for ever.
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(std::io::Error::other("it is no regular file"));
     }
     let file = File::open(path)?;
     let metadata = file.metadata()?;
     let mut text = String::new();
     file.take(FILE_LEN_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > FILE_LEN_MAX {
-        return Err(io::Error::other(format!("it is longer than {FILE_LEN_MAX} bytes")));
+        return Err(std::io::Error::other(format!("it is longer than {FILE_LEN_MAX} bytes")));
     }
     Ok(Source { text, mode: metadata.permissions().mode() })
 }

@@ -10,6 +10,7 @@ use vipdp_core::slot::{SLOTS, Slot};
 use super::announce::{self, AnnounceConfig, AnnounceRead};
 use super::checks::{self, ChecksRead};
 use super::error::ConfigError;
+use super::io::{self, IoConfig, IoRead};
 use super::offload::{self, OffloadRead};
 use super::reader::{Document, Errors, Field, Located, Section};
 use crate::damping::Damping;
@@ -24,6 +25,8 @@ pub struct NodeConfig {
     pub slot: Slot,
     /// The NIC on the VIPs' segment.
     pub interface: InterfaceName,
+    /// By what workers have it.
+    pub io: IoConfig,
     /// The interface that heartbeats use: the segment's VLAN interface where the VIPs are tagged,
     /// else `interface`.
     pub heartbeat_interface: InterfaceName,
@@ -217,13 +220,17 @@ pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> NodeFile<
     let directory = document.path.parent().unwrap_or(Path::new(""));
     let cluster =
         section.required("cluster", "cluster = \"cluster.toml\"", errors, |f| path(f, directory));
-    let rest = read_rest(&mut section, directory, errors);
+    let io = io::read(&mut section, errors);
+    let rest = read_rest(&mut section, directory, &io, errors);
     let offload = offload::read(&mut section, errors);
+    io.check_of_xdp(offload.as_ref(), errors);
     let checks = checks::read(&mut section, errors);
     let announce = announce::read(&mut section, errors);
     if let Some(rest) = &rest {
         announce::check_tap(&announce, &rest.tap, errors);
-        offload::check_egress(&offload, rest.egress, errors);
+        if rest.io == IoConfig::AfXdp {
+            offload::check_egress(&offload, rest.egress, errors);
+        }
     }
     section.finish(errors);
     let config = rest.and_then(|rest| {
@@ -242,9 +249,10 @@ pub(super) fn read<'s>(document: Document<'s>, errors: &mut Errors) -> NodeFile<
 }
 
 /// Everything but the slot and the cluster's path.
-fn read_rest(
-    section: &mut Section<'_>,
+fn read_rest<'s>(
+    section: &mut Section<'s>,
     directory: &Path,
+    io: &IoRead<'s>,
     errors: &mut Errors,
 ) -> Option<NodeConfig> {
     let interface = section.required("interface", "interface = \"eth0\"", errors, interface);
@@ -260,20 +268,14 @@ fn read_rest(
     let poll = section.or_default("poll", PollMode::Adaptive, errors, |f| {
         f.choice(&[("adaptive", PollMode::Adaptive), ("busy", PollMode::Busy)])
     });
-    let egress = section.or_default("egress", EgressMode::Direct, errors, |f| {
+    let egress = section.optional("egress", errors, |f| {
         f.choice(&[("direct", EgressMode::Direct), ("tap", EgressMode::Tap)])
     });
+    io.check_egress(egress.as_ref(), errors);
     let coalesce = section.or_default("coalesce", true, errors, |f| f.boolean());
     let flows_max = section
         .or_default("flows_max", FLOWS_DEFAULT, errors, |f| f.integer(FLOWS, "a number of flows"));
-    let xdp = section.or_default("xdp", XdpMode::Auto, errors, |f| {
-        let choices =
-            [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
-        f.choice(&choices)
-    });
-    let zero_copy = section.or_default("zero_copy", ZeroCopy::Auto, errors, |f| {
-        f.choice(&[("auto", ZeroCopy::Auto), ("off", ZeroCopy::Off)])
-    });
+    let (xdp, zero_copy) = of_xdp(section, io, errors);
     let log = section.or_default("log", LogLevel::Info, errors, log_level);
     let (state_dir, admin) = paths(section, directory, interface.as_ref(), errors);
     let flows_file = section.optional("flows_file", errors, |f| flows_file(f, directory));
@@ -286,12 +288,13 @@ fn read_rest(
         cores,
         poll,
         tap: tap.map_or_else(|| InterfaceName(TAP_DEFAULT.into()), |tap| tap.value),
-        egress,
+        egress: egress.map_or(io.egress_default(), |egress| egress.value),
         coalesce,
         flows_max: usize::try_from(flows_max).ok()?.next_power_of_two(),
         flows_file: flows_file.map_or_else(default, |file| file.value),
         xdp,
         zero_copy,
+        io: io.config.clone(),
         admin,
         state_dir,
         log,
@@ -302,6 +305,26 @@ fn read_rest(
         path: PathBuf::new(),
         interface,
     })
+}
+
+/// `xdp` and `zero_copy`.
+fn of_xdp<'s>(
+    section: &mut Section<'s>,
+    io: &IoRead<'s>,
+    errors: &mut Errors,
+) -> (XdpMode, ZeroCopy) {
+    let xdp = section.optional("xdp", errors, |f| {
+        let choices =
+            [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
+        f.choice(&choices)
+    });
+    io.check_of_xdp(xdp.as_ref(), errors);
+    let zero_copy = section.optional("zero_copy", errors, |f| {
+        f.choice(&[("auto", ZeroCopy::Auto), ("off", ZeroCopy::Off)])
+    });
+    io.check_of_xdp(zero_copy.as_ref(), errors);
+    let xdp = xdp.map_or(XdpMode::Auto, |xdp| xdp.value);
+    (xdp, zero_copy.map_or(ZeroCopy::Auto, |zero_copy| zero_copy.value))
 }
 
 /// A slot number.

@@ -129,6 +129,7 @@ fn fixed_changes(running: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("slot", a.slot != b.slot),
         ("interface", a.interface != b.interface),
+        ("[io]", a.io != b.io),
         ("heartbeat_interface", a.heartbeat_interface != b.heartbeat_interface),
         ("cores", a.cores != b.cores),
         ("poll", a.poll != b.poll),
