@@ -1,4 +1,5 @@
-//! Compiles the XDP program with clang; `src/xdp.rs` embeds the object.
+//! Compiles the XDP program with clang; `src/xdp` embeds the object. With the feature `dpdk` also the shim
+//! that DPDK is called by.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,77 @@ fn main() {
     if let Err(problem) = compile(&object.join("vipdp.bpf.o")) {
         println!("cargo::error={problem}");
         println!("cargo::error={REMEDY}");
+    }
+    #[cfg(feature = "dpdk")]
+    dpdk::build();
+}
+
+#[cfg(feature = "dpdk")]
+mod dpdk {
+    const SHIM: &str = "dpdk/shim.c";
+
+    /// The first release with all that the shim uses.
+    const VERSION_MIN: &str = "22.11";
+
+    /// What the shim calls. The drivers are loaded by DPDK itself when it starts.
+    const LIBRARIES: [&str; 4] = ["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_eal"];
+
+    const REMEDY: &str = "the feature `dpdk` needs DPDK 22.11 or later and a C compiler; on Debian: \
+        apt-get install libdpdk-dev dpdk pkg-config gcc";
+
+    pub fn build() {
+        println!("cargo::rerun-if-changed={SHIM}");
+        let mut found = pkg_config::Config::new();
+        let dpdk = match found.atleast_version(VERSION_MIN).cargo_metadata(false).probe("libdpdk") {
+            Ok(dpdk) => dpdk,
+            Err(problem) => {
+                for line in problem.to_string().lines().filter(|line| !line.is_empty()) {
+                    println!("cargo::warning={line}");
+                }
+                println!("cargo::error={REMEDY}");
+                return;
+            }
+        };
+        let mut build = cc::Build::new();
+        build.file(SHIM).opt_level(3).warnings(true).extra_warnings(true);
+        // DPDK's headers hold to fewer warnings than we do.
+        for path in &dpdk.include_paths {
+            build.flag("-isystem").flag(path);
+        }
+        // Its inline functions are for the processors that it was built for: `-march=corei7` on Debian,
+        // which is among what pkg-config tells but for paths and names.
+        for flag in cflags() {
+            build.flag(flag);
+        }
+        if let Err(problem) = build.try_compile("vipdp_dpdk") {
+            println!("cargo::error={SHIM}: {problem}");
+            println!("cargo::error={REMEDY}");
+            return;
+        }
+        for path in &dpdk.link_paths {
+            println!("cargo::rustc-link-search=native={}", path.display());
+        }
+        for library in LIBRARIES {
+            println!("cargo::rustc-link-lib=dylib={library}");
+        }
+    }
+
+    /// Compiler flags beside paths: the processor, and the header that comes before all others.
+    fn cflags() -> Vec<String> {
+        let output =
+            std::process::Command::new("pkg-config").args(["--cflags", "libdpdk"]).output();
+        let text = output.map(|output| output.stdout).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let mut words = text.split_whitespace();
+        let mut flags = Vec::new();
+        while let Some(word) = words.next() {
+            match word {
+                "-include" => flags.extend([word, words.next().unwrap_or_default()]),
+                _ if word.starts_with("-m") => flags.push(word),
+                _ => {}
+            }
+        }
+        flags.into_iter().map(str::to_owned).collect()
     }
 }
 

@@ -1,0 +1,386 @@
+/*
+ * What vipdp uses of DPDK, as functions that Rust can call: most of DPDK's data path is inline, and the
+ * layouts of its structures change from release to release. `src/dpdk/shim.rs` declares the same.
+ *
+ * Only stable API, so that every release from 22.11 on will do. Functions that may fail return 0 or a
+ * negative errno.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_ether.h>
+#include <rte_lcore.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+#include <rte_version.h>
+
+/* Frames that are received or transmitted in one call of the driver. */
+#define BURST 64
+
+/* Bytes that a frame may have: so much room is in each mbuf behind its headroom. */
+#define DATA_ROOM 2048
+
+/* A frame: one mbuf of one segment, and where in its buffer the bytes are. */
+struct vipdp_frame {
+	void *mbuf;
+	uint8_t *data;
+	/* Bytes in use from `data` on. */
+	uint16_t len;
+	/* Bytes of the buffer before `data`, and from it on. */
+	uint16_t headroom;
+	uint16_t room;
+	/* For the port, which fills it in. */
+	uint16_t owner;
+};
+
+/* Frames that were received and are not handed on. */
+struct vipdp_rx_drops {
+	/* In several segments, or without room for the tag that the NIC took off. */
+	uint64_t unusable;
+	/* The NIC says that the checksum of the IPv4 header, of TCP or of UDP is wrong. */
+	uint64_t bad_checksum;
+};
+
+struct vipdp_device_info {
+	char driver[64];
+	uint8_t mac[6];
+	uint16_t rx_queues_max;
+	uint16_t tx_queues_max;
+	uint32_t mtu_max;
+	/* The kernel's interface below the device; 0 where there is none. */
+	uint32_t interface;
+	int socket;
+};
+
+struct vipdp_link {
+	int is_up;
+	/* Megabits per second; UINT32_MAX where it is not known. */
+	uint32_t speed_mbps;
+};
+
+struct vipdp_statistics {
+	uint64_t received;
+	uint64_t transmitted;
+	uint64_t missed;
+	uint64_t errors;
+	uint64_t no_mbuf;
+	uint64_t tx_errors;
+};
+
+static int negative(int result)
+{
+	return result < 0 ? result : 0;
+}
+
+/* The EAL. */
+
+int vipdp_dpdk_init(int argc, char **argv)
+{
+	return rte_eal_init(argc, argv) < 0 ? -(rte_errno ? rte_errno : EINVAL) : 0;
+}
+
+void vipdp_dpdk_cleanup(void)
+{
+	rte_eal_cleanup();
+}
+
+/* Made by the EAL whether there is anything for it or not, and never removed by it. */
+const char *vipdp_dpdk_runtime_directory(void)
+{
+	return rte_eal_get_runtime_dir();
+}
+
+const char *vipdp_dpdk_version(void)
+{
+	return rte_version();
+}
+
+/* Of an errno, those of DPDK's own included. Not for two threads at once. */
+const char *vipdp_dpdk_error(int error)
+{
+	return rte_strerror(error);
+}
+
+int vipdp_dpdk_enter_thread(void)
+{
+	if (rte_lcore_id() != LCORE_ID_ANY)
+		return 0;
+	return rte_thread_register() < 0 ? -(rte_errno ? rte_errno : EINVAL) : 0;
+}
+
+void vipdp_dpdk_leave_thread(void)
+{
+	rte_thread_unregister();
+}
+
+/* The device. */
+
+/* How many devices there are; the first in `device`. */
+int vipdp_dpdk_devices(uint16_t *device)
+{
+	uint16_t found = rte_eth_find_next(0);
+
+	if (found < RTE_MAX_ETHPORTS)
+		*device = found;
+	return rte_eth_dev_count_avail();
+}
+
+int vipdp_dpdk_info(uint16_t device, struct vipdp_device_info *out)
+{
+	struct rte_eth_dev_info info;
+	struct rte_ether_addr mac;
+	int result = rte_eth_dev_info_get(device, &info);
+
+	if (result == 0)
+		result = rte_eth_macaddr_get(device, &mac);
+	if (result < 0)
+		return result;
+	memset(out, 0, sizeof(*out));
+	strncpy(out->driver, info.driver_name, sizeof(out->driver) - 1);
+	memcpy(out->mac, mac.addr_bytes, sizeof(out->mac));
+	out->rx_queues_max = info.max_rx_queues;
+	out->tx_queues_max = info.max_tx_queues;
+	out->mtu_max = info.max_mtu;
+	out->interface = info.if_index;
+	out->socket = rte_eth_dev_socket_id(device);
+	return 0;
+}
+
+/* Flows are spread over the queues by addresses and ports, as far as the NIC can. */
+int vipdp_dpdk_configure(uint16_t device, uint16_t queues, uint32_t mtu, uint16_t *rx_ring,
+			 uint16_t *tx_ring)
+{
+	struct rte_eth_dev_info info;
+	struct rte_eth_conf conf;
+	uint64_t hashes;
+	int result = rte_eth_dev_info_get(device, &info);
+
+	if (result < 0)
+		return result;
+	memset(&conf, 0, sizeof(conf));
+	conf.rxmode.mtu = mtu;
+	conf.rxmode.offloads = RTE_ETH_RX_OFFLOAD_CHECKSUM & info.rx_offload_capa;
+	/* All frames of a transmit queue are of its port's own pool, and have one reference. */
+	conf.txmode.offloads = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE & info.tx_offload_capa;
+	hashes = (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP) & info.flow_type_rss_offloads;
+	if (queues > 1 && hashes != 0) {
+		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+		conf.rx_adv_conf.rss_conf.rss_hf = hashes;
+	}
+	result = rte_eth_dev_configure(device, queues, queues, &conf);
+	if (result < 0)
+		return result;
+	return negative(rte_eth_dev_adjust_nb_rx_tx_desc(device, rx_ring, tx_ring));
+}
+
+void *vipdp_dpdk_pool(const char *name, unsigned int frames, unsigned int cache, int socket)
+{
+	return rte_pktmbuf_pool_create(name, frames, cache, 0, RTE_PKTMBUF_HEADROOM + DATA_ROOM,
+				       socket);
+}
+
+int vipdp_dpdk_queue(uint16_t device, uint16_t queue, uint16_t rx_ring, uint16_t tx_ring, int socket,
+		     void *pool)
+{
+	int result = rte_eth_rx_queue_setup(device, queue, rx_ring, socket, NULL, pool);
+
+	if (result == 0)
+		result = rte_eth_tx_queue_setup(device, queue, tx_ring, socket, NULL);
+	return negative(result);
+}
+
+int vipdp_dpdk_start(uint16_t device)
+{
+	return negative(rte_eth_dev_start(device));
+}
+
+/* The pools are freed after it, by `vipdp_dpdk_free_pool`. */
+void vipdp_dpdk_close(uint16_t device)
+{
+	rte_eth_dev_stop(device);
+	rte_eth_dev_close(device);
+}
+
+void vipdp_dpdk_free_pool(void *pool)
+{
+	rte_mempool_free(pool);
+}
+
+int vipdp_dpdk_add_mac(uint16_t device, const uint8_t *mac)
+{
+	struct rte_ether_addr address;
+
+	memcpy(address.addr_bytes, mac, sizeof(address.addr_bytes));
+	return negative(rte_eth_dev_mac_addr_add(device, &address, 0));
+}
+
+int vipdp_dpdk_all_groups(uint16_t device)
+{
+	return negative(rte_eth_allmulticast_enable(device));
+}
+
+int vipdp_dpdk_promiscuous(uint16_t device)
+{
+	return negative(rte_eth_promiscuous_enable(device));
+}
+
+int vipdp_dpdk_link(uint16_t device, struct vipdp_link *out)
+{
+	struct rte_eth_link link;
+	int result;
+
+	if (rte_eth_dev_is_removed(device))
+		return -ENODEV;
+	memset(&link, 0, sizeof(link));
+	result = rte_eth_link_get_nowait(device, &link);
+	out->is_up = link.link_status == RTE_ETH_LINK_UP;
+	out->speed_mbps = link.link_speed;
+	return negative(result);
+}
+
+int vipdp_dpdk_statistics(uint16_t device, struct vipdp_statistics *out)
+{
+	struct rte_eth_stats stats;
+	int result = rte_eth_stats_get(device, &stats);
+
+	if (result < 0)
+		return result;
+	out->received = stats.ipackets;
+	out->transmitted = stats.opackets;
+	out->missed = stats.imissed;
+	out->errors = stats.ierrors;
+	out->no_mbuf = stats.rx_nombuf;
+	out->tx_errors = stats.oerrors;
+	return 0;
+}
+
+/* The data path. */
+
+static void describe(struct vipdp_frame *frame, struct rte_mbuf *mbuf)
+{
+	frame->mbuf = mbuf;
+	frame->data = rte_pktmbuf_mtod(mbuf, uint8_t *);
+	frame->len = mbuf->data_len;
+	frame->headroom = mbuf->data_off;
+	frame->room = mbuf->buf_len - mbuf->data_off;
+}
+
+/* Whether the frame is as vipdp takes it, which all but a few are. Puts a tag back that the NIC took off. */
+static int is_usable(struct rte_mbuf **mbuf, struct vipdp_rx_drops *drops)
+{
+	const uint64_t stripped = RTE_MBUF_F_RX_VLAN | RTE_MBUF_F_RX_VLAN_STRIPPED;
+	uint64_t flags = (*mbuf)->ol_flags;
+
+	if (unlikely((*mbuf)->nb_segs != 1)) {
+		drops->unusable++;
+		return 0;
+	}
+	if (unlikely((flags & RTE_MBUF_F_RX_IP_CKSUM_MASK) == RTE_MBUF_F_RX_IP_CKSUM_BAD ||
+		     (flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_BAD)) {
+		drops->bad_checksum++;
+		return 0;
+	}
+	if (unlikely((flags & stripped) == stripped && rte_vlan_insert(mbuf) != 0)) {
+		drops->unusable++;
+		return 0;
+	}
+	return 1;
+}
+
+/* Receives BURST frames at most into `out`, in their order, each of `owner`. */
+unsigned int vipdp_dpdk_rx(uint16_t device, uint16_t queue, uint16_t owner, struct vipdp_frame *out,
+			   struct vipdp_rx_drops *drops)
+{
+	struct rte_mbuf *mbufs[BURST];
+	unsigned int received = rte_eth_rx_burst(device, queue, mbufs, BURST);
+	unsigned int count = 0;
+
+	for (unsigned int at = 0; at < received; at++) {
+		struct rte_mbuf *mbuf = mbufs[at];
+
+		if (unlikely(!is_usable(&mbuf, drops))) {
+			rte_pktmbuf_free(mbuf);
+			continue;
+		}
+		/* It was written by the NIC or on another core, and the headers are read next. */
+		rte_prefetch0(rte_pktmbuf_mtod(mbuf, void *));
+		describe(&out[count], mbuf);
+		out[count++].owner = owner;
+	}
+	return count;
+}
+
+/* Hands frames to the driver, from the first on. Returns how many it took; the rest is as before. */
+unsigned int vipdp_dpdk_tx(uint16_t device, uint16_t queue, const struct vipdp_frame *frames,
+			   unsigned int count)
+{
+	struct rte_mbuf *mbufs[BURST];
+	unsigned int sent = 0;
+
+	while (sent < count) {
+		unsigned int now = RTE_MIN(count - sent, (unsigned int)BURST);
+		unsigned int taken;
+
+		for (unsigned int at = 0; at < now; at++) {
+			const struct vipdp_frame *frame = &frames[sent + at];
+			struct rte_mbuf *mbuf = frame->mbuf;
+
+			mbuf->data_off = frame->headroom;
+			mbuf->data_len = frame->len;
+			mbuf->pkt_len = frame->len;
+			mbufs[at] = mbuf;
+		}
+		taken = rte_eth_tx_burst(device, queue, mbufs, now);
+		sent += taken;
+		if (taken < now)
+			break;
+	}
+	return sent;
+}
+
+/* Frees the mbufs of frames that were transmitted, for drivers that do so only when asked. */
+void vipdp_dpdk_reap(uint16_t device, uint16_t queue)
+{
+	rte_eth_tx_done_cleanup(device, queue, 0);
+}
+
+/* All of `count` frames, or none: BURST at most. */
+int vipdp_dpdk_alloc(void *pool, uint16_t owner, struct vipdp_frame *out, unsigned int count)
+{
+	struct rte_mbuf *mbufs[BURST];
+
+	if (count > BURST || rte_pktmbuf_alloc_bulk(pool, mbufs, count) != 0)
+		return -ENOMEM;
+	for (unsigned int at = 0; at < count; at++) {
+		describe(&out[at], mbufs[at]);
+		out[at].owner = owner;
+	}
+	return 0;
+}
+
+void vipdp_dpdk_free(void **mbufs, unsigned int count)
+{
+	rte_pktmbuf_free_bulk((struct rte_mbuf **)mbufs, count);
+}
+
+/* How many of a pool's frames are in nobody's hands. Not for every packet. */
+unsigned int vipdp_dpdk_available(void *pool)
+{
+	return rte_mempool_avail_count(pool);
+}
+
+/* What a program takes that only forwards: receives and transmits, and frees what is not taken. */
+unsigned int vipdp_dpdk_forward(uint16_t device, uint16_t queue)
+{
+	struct rte_mbuf *mbufs[BURST];
+	unsigned int received = rte_eth_rx_burst(device, queue, mbufs, BURST);
+	unsigned int sent = rte_eth_tx_burst(device, queue, mbufs, received);
+
+	if (unlikely(sent < received))
+		rte_pktmbuf_free_bulk(&mbufs[sent], received - sent);
+	return received;
+}
