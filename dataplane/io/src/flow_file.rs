@@ -36,12 +36,12 @@ use std::{fmt, slice};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use vipdp_core::flow::{FlowTable, Form, Line};
 use vipdp_core::hash::ClientHash;
 
-use crate::boot;
+use crate::{boot, huge_pages};
 
 /// Length of a boot's identification: a UUID as text.
 const BOOT_LEN: usize = 36;
@@ -247,6 +247,15 @@ impl FlowFile {
         self.alive_ns.store(now_ns, Ordering::Relaxed);
     }
 
+    /// Moves the table into huge pages, as [`huge_pages::gather`] does, its beginning included.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn gather(&self) -> io::Result<()> {
+        let lines = self.lines.as_ptr_range();
+        huge_pages::gather_places(lines.start.addr() - HEADER_LEN..lines.end.addr())
+    }
+
     /// The table, with the flows that were found.
     pub fn table(&self) -> FlowTable {
         FlowTable::over(self.lines, self.secret)
@@ -439,14 +448,18 @@ fn allocate(file: &File, len: usize) -> io::Result<()> {
 }
 
 /// Maps the lines and the word before them, every page at once: a worker never waits for one.
+///
+/// The mapping begins where a huge page would, as the file does: only so can its pages be huge ones
+/// ([`huge_pages`]).
 fn map(file: &File, lines: usize) -> io::Result<(&'static [Line], &'static AtomicU64)> {
     let len = HEADER_LEN + lines * size_of::<Line>();
     let len = NonZeroUsize::new(len).expect("a header is not empty");
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
-    // SAFETY: the kernel chooses the place, so no memory that is in use is mapped over; the file is
-    // open for reading and writing, as MAP_SHARED with PROT_WRITE demands.
-    let memory = unsafe { mmap(None, len, protection, flags, file, 0) }?;
+    let place = reserve(len)?;
+    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE | MapFlags::MAP_FIXED;
+    // SAFETY: the place was reserved for this, `len` bytes and nothing in it, so no memory that is in use
+    // is mapped over; the file is open for reading and writing, as MAP_SHARED with PROT_WRITE demands.
+    let memory = unsafe { mmap(Some(place), len, protection, flags, file, 0) }?;
     // SAFETY: the mapping is readable, writable, `len` bytes long and never undone, so what is made
     // of it may live for ever. Lines begin behind the header, HEADER_LEN bytes after a page's
     // beginning, which is a multiple of a line's alignment, and `lines` of them fit. A `Line` is
@@ -458,6 +471,18 @@ fn map(file: &File, lines: usize) -> io::Result<(&'static [Line], &'static Atomi
     // line is there.
     let alive_ns = unsafe { memory.byte_add(ALIVE_AT).cast::<AtomicU64>().as_ref() };
     Ok((lines, alive_ns))
+}
+
+/// The address of `len` bytes of no memory, aligned as a huge page is, which nothing else is mapped to.
+fn reserve(len: NonZeroUsize) -> io::Result<NonZeroUsize> {
+    let align = huge_pages::USUAL_PAGE_LEN;
+    let with_room = len.checked_add(align).ok_or(io::ErrorKind::OutOfMemory)?;
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+    // SAFETY: the kernel chooses the place, so no memory that is in use is mapped over.
+    let place = unsafe { mmap_anonymous(None, with_room, ProtFlags::PROT_NONE, flags) }?;
+    // What is left of it beside the table is addresses without memory.
+    let aligned = place.addr().get().next_multiple_of(align);
+    Ok(NonZeroUsize::new(aligned).expect("it is not below where the kernel maps"))
 }
 
 const _: () = assert!(HEADER_LEN.is_multiple_of(align_of::<Line>()));

@@ -221,25 +221,54 @@ fn what_is_no_flow_file_stays_as_it_is() {
     }
 }
 
-#[test]
-fn memory_that_is_not_there_is_an_error_and_no_fault_later() {
+/// What `check` returns of a file on a file system in memory that holds so much, which only this sees.
+fn on_tmpfs<T: Send + 'static>(size: &str, check: impl FnOnce(&Path) -> T + Send + 'static) -> T {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().to_owned();
+    let (path, size) = (directory.path().to_owned(), format!("size={size}"));
     // A thread of its own has a mount namespace of its own, which ends with it.
     let outcome = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        mount(none, &path, Some("tmpfs"), MsFlags::empty(), Some("size=64k")).unwrap();
-        let path = path.join("nic0.flows");
-        let refused = FlowFile::open(&path, 16_384, &client_hash(), SECRET, NOW).unwrap_err();
-        assert_eq!(fs::metadata(&path).unwrap().blocks(), 0, "it holds on to memory");
-        let file = FlowFile::open(&path, 4096, &client_hash(), SECRET, NOW).unwrap();
+        mount(none, &path, Some("tmpfs"), MsFlags::empty(), Some(&*size)).unwrap();
+        check(&path.join("nic0.flows"))
+    });
+    outcome.join().unwrap()
+}
+
+#[test]
+fn memory_that_is_not_there_is_an_error_and_no_fault_later() {
+    let refused = on_tmpfs("64k", |path| {
+        let refused = FlowFile::open(path, 16_384, &client_hash(), SECRET, NOW).unwrap_err();
+        assert_eq!(fs::metadata(path).unwrap().blocks(), 0, "it holds on to memory");
+        let file = FlowFile::open(path, 4096, &client_hash(), SECRET, NOW).unwrap();
         assert_eq!((file.found, file.in_memory), (Found::Nothing, true));
         refused
     });
-    let refused = outcome.join().unwrap();
     let message = refused.to_string();
     assert!(matches!(refused, FlowFileError::Io { what: "cannot be allocated", .. }), "{message}");
     assert!(message.contains("takes 135168 bytes"), "{message}");
+}
+
+#[test]
+fn a_table_in_memory_is_gathered_into_huge_pages_and_keeps_its_flows() {
+    on_tmpfs("64m", |path| {
+        // 16 MiB, and the header, which is in the first huge page.
+        let flows_max = 2 << 20;
+        let open = || FlowFile::open(path, flows_max, &client_hash(), SECRET, NOW).unwrap();
+        let huge = |table: &FlowTable| huge_pages::gathered(table.lines()).unwrap();
+        let file = open();
+        let table = file.table();
+        for n in 0..1000 {
+            table.insert(key(&table, n), Bucket::of_hash(n), FlowState::Established, at(NOW));
+        }
+        file.gather().unwrap();
+        assert_eq!(huge(&table), (16 << 20) - HEADER_LEN);
+        assert_eq!(table.census(at(NOW)).flows(), 1000);
+        drop(file);
+        let next = open();
+        assert_eq!(next.found, Found::Table);
+        assert_eq!(next.table().census(at(NOW)).flows(), 1000);
+        assert!(huge(&next.table()) >= (16 << 20) - HEADER_LEN, "the next process has small pages");
+    });
 }

@@ -13,6 +13,7 @@ pub mod deferral;
 mod ending;
 pub mod flow_file;
 pub mod host;
+pub mod huge_pages;
 pub mod icmpv6_filter;
 pub mod link;
 pub mod membership;

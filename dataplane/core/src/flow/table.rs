@@ -112,6 +112,11 @@ impl FlowTable {
         Self { lines: Lines::Lent(lines), keyer: Keyer::new(secret), timeouts }
     }
 
+    /// Where the entries are: for who has to do with the memory, not with what is in it.
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
     /// How many flows the table has room for.
     pub fn capacity(&self) -> usize {
         self.lines.len() * WAYS
