@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The built programs. Release builds: a cluster of four shares this machine's cores.
+/// The built programs: with debug assertions, and optimised enough for a cluster that shares this machine's cores.
 #[derive(Debug)]
 pub struct Programs {
     /// `vipdp`.
@@ -25,23 +25,23 @@ pub fn programs() -> &'static Programs {
     PROGRAMS.get_or_init(find)
 }
 
-/// The `vipdp` that has DPDK built in: `dpdk/vipdp` in the directory of `VIPDP_PROGRAMS`, else that of
-/// this workspace, built when first asked for.
+/// The `vipdp` that has DPDK built in: that in the directory of `VIPDP_PROGRAMS`, else that of this
+/// workspace, built when first asked for.
 pub fn with_dpdk() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
         if let Some(directory) = std::env::var_os("VIPDP_PROGRAMS") {
-            return Path::new(&directory).join("dpdk/vipdp");
+            return Path::new(&directory).join("vipdp");
         }
         let target = target().join("dpdk");
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--release", "--quiet", "--locked", "--package", "vipdp"])
-            .args(["--features", "dpdk", "--target-dir"])
+            .args(["build", "--workspace", "--quiet", "--locked", "--bin", "vipdp"])
+            .args(["--features", "vipdp/dpdk", "--target-dir"])
             .arg(&target)
             .current_dir(root())
             .status();
         assert!(built.expect("cargo runs").success(), "vipdp with DPDK does not build");
-        target.join("release/vipdp")
+        target.join("debug/vipdp")
     })
 }
 
@@ -63,14 +63,13 @@ fn find() -> Programs {
     if let Some(directory) = std::env::var_os("VIPDP_PROGRAMS") {
         return Programs::of(Path::new(&directory));
     }
-    let packages = ["--package", "vipdp", "--package", "vipdp-bench"];
+    // As part of the workspace: this choice of features is what `cargo test --workspace` has built.
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--quiet", "--locked", "--bins"])
-        .args(packages)
+        .args(["build", "--workspace", "--quiet", "--locked", "--bin", "vipdp", "--bin", "dns-load"])
         .current_dir(root())
         .status();
     assert!(built.expect("cargo runs").success(), "vipdp and dns-load do not build");
-    Programs::of(&target().join("release"))
+    Programs::of(&target().join("debug"))
 }
 
 impl Programs {
