@@ -65,7 +65,7 @@ fn find() -> Programs {
     }
     // As part of the workspace: this choice of features is what `cargo test --workspace` has built.
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--workspace", "--quiet", "--locked", "--bin", "vipdp", "--bin", "dns-load"])
+        .args(["build", "--workspace", "--quiet", "--locked", "--bin=vipdp", "--bin=dns-load"])
         .current_dir(root())
         .status();
     assert!(built.expect("cargo runs").success(), "vipdp and dns-load do not build");
