@@ -64,15 +64,16 @@ end() {
     return "$status"
 }
 
-# end_all RECORD...: ends them side by side.
+# end_all SIGNAL RECORD...: ends them side by side.
 end_all() {
-    local record pid
+    local signal=$1 record pid
+    shift
     for record; do
         if pid=$(pid_of "$record"); then
-            kill -s TERM "$pid" 2>/dev/null || true
+            kill -s "$signal" "$pid" 2>/dev/null || true
         fi
     done
     for record; do
-        end "$record" || say "killed, since SIGTERM did not end it: ${record%.pid}" >&2
+        end "$record" "$signal" || say "killed, since SIG$signal did not end it: ${record%.pid}" >&2
     done
 }
