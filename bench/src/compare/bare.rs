@@ -33,7 +33,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let host = TapHost::make(options, Poll::Busy, None)?;
     let service = receive::service(&link, host.settings.tap(), options.row.owned.nodes());
     let shared = receive::shared(options.row, &service, &receive::holdings(options.row.owned, 0));
-    let port = receive::open(options, Poll::Busy, 0)?;
+    let port = receive::open(options, Poll::Busy, &host.settings, 0)?;
     program.bind(0, &port)?;
     open_flows(options.row, &shared, &link)?;
     let counters = Arc::<WorkerCounters>::default();

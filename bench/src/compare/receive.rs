@@ -34,9 +34,9 @@ use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::DropReason;
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::worker::{Shared, Worker};
-use vipdp_io::af_xdp::{self, AfXdpPort, ZeroCopy};
+use vipdp_io::af_xdp::{self, AfXdpPort, BusyPoll, ZeroCopy};
 use vipdp_io::affinity;
-use vipdp_io::host::{HostGuard, HostPlan};
+use vipdp_io::host::{HostGuard, HostPlan, Polling};
 use vipdp_io::link::Link;
 use vipdp_io::tap::{Tap, TapQueue};
 use vipdp_io::xdp::{AttachMode, NextHops, Offload, OffloadFacts, Program};
@@ -125,7 +125,7 @@ fn xdp(options: &Options, program: &str) -> Result<()> {
 fn empty(options: &Options) -> Result<()> {
     let mut program = attach(options)?;
     let host = TapHost::make(options, Poll::Busy, None)?;
-    let mut port = open(options, Poll::Busy, 0)?;
+    let mut port = open(options, Poll::Busy, &host.settings, 0)?;
     program.bind(0, &port)?;
     let (received, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
     let (counter, stopped) = (Arc::clone(&received), Arc::clone(&stop));
@@ -163,7 +163,7 @@ fn vipdp(options: &Options, poll: Poll, offload: Option<OffloadMode>) -> Result<
     let mut starts = Vec::new();
     let mut all = Vec::new();
     for ((queue, tap), &core) in (0..).zip(host.queues).zip(&options.cores) {
-        let port = open(options, poll, queue)?;
+        let port = open(options, poll, &host.settings, queue)?;
         program.bind(queue, &port)?;
         let counters = Arc::<WorkerCounters>::default();
         all.push(Arc::clone(&counters));
@@ -271,9 +271,18 @@ pub(super) fn attach(options: &Options) -> Result<Program> {
     Ok(Program::attach(&options.interface, mode, &vips, &NextHops::default())?)
 }
 
-pub(super) fn open(options: &Options, poll: Poll, queue: u32) -> Result<AfXdpPort> {
+pub(super) fn open(
+    options: &Options,
+    poll: Poll,
+    host: &HostGuard,
+    queue: u32,
+) -> Result<AfXdpPort> {
     let port = AfXdpPort::open(&af_xdp::Options {
-        busy_poll: poll == Poll::Busy,
+        busy_poll: match (poll, host.deferral()) {
+            (Poll::Busy, _) => BusyPoll::Always,
+            (Poll::Adaptive, Some(deferral)) => BusyPoll::UnderLoad(deferral),
+            (Poll::Adaptive, None) => BusyPoll::Never,
+        },
         // In the stack there is none to be had; a veth has none in any case.
         zero_copy: ZeroCopy::Off,
         ..af_xdp::Options::new(options.interface.as_str(), queue)
@@ -327,7 +336,10 @@ fn host_plan(options: &Options, poll: Poll, offload: Option<OffloadMode>) -> Hos
         group_mac: false,
         own_mac: by_nic,
         by_nic,
-        busy_poll: poll == Poll::Busy,
+        polling: match poll {
+            Poll::Adaptive => Polling::UnderLoad,
+            Poll::Busy => Polling::Always,
+        },
         egress_tap: None,
         announced_on: None,
         state_dir: options.state_dir.clone(),

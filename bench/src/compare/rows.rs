@@ -188,6 +188,8 @@ const ADAPTIVE: Work = Work::Vipdp(Poll::Adaptive, None);
 const BUSY: Work = Work::Vipdp(Poll::Busy, None);
 const OFFLOAD_DROP: Work = Work::Vipdp(Poll::Adaptive, Some(OffloadMode::Drop));
 const OFFLOAD_FULL: Work = Work::Vipdp(Poll::Adaptive, Some(OffloadMode::Full));
+const BUSY_OFFLOAD_DROP: Work = Work::Vipdp(Poll::Busy, Some(OffloadMode::Drop));
+const BUSY_OFFLOAD_FULL: Work = Work::Vipdp(Poll::Busy, Some(OffloadMode::Full));
 const PLAIN: Work = Work::Kernel(Rules::None);
 const XT_CLUSTER: Work = Work::Kernel(Rules::XtCluster);
 
@@ -213,6 +215,8 @@ pub const ROWS: &[Row] = &[
     Row::new("vipdp-busy", BUSY, Owned::QUARTER),
     Row::new("vipdp-offload-drop", OFFLOAD_DROP, Owned::QUARTER),
     Row::new("vipdp-offload-full", OFFLOAD_FULL, Owned::QUARTER),
+    Row::new("vipdp-busy-offload-drop", BUSY_OFFLOAD_DROP, Owned::QUARTER),
+    Row::new("vipdp-busy-offload-full", BUSY_OFFLOAD_FULL, Owned::QUARTER),
     Row::new("xt-cluster", XT_CLUSTER, Owned::QUARTER),
     Row::new("nft-prerouting", Work::Kernel(Rules::NftPrerouting), Owned::QUARTER),
     Row::new("nft-netdev", Work::Kernel(Rules::NftNetdev), Owned::QUARTER),

@@ -18,9 +18,9 @@ use vipdp_core::slot::SLOTS;
 use vipdp_core::snapshot::{Holdings, Ingress, Service, Snapshot, Vips};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::worker::{Shared, Worker};
-use vipdp_io::af_xdp::{self, AfXdpPort};
+use vipdp_io::af_xdp::{self, AfXdpPort, BusyPoll};
 use vipdp_io::flow_file::{FlowFile, Found};
-use vipdp_io::host::{EgressTap, HostGuard, HostPlan};
+use vipdp_io::host::{EgressTap, HostGuard, HostPlan, Polling};
 use vipdp_io::link::Link;
 use vipdp_io::neighbor::EgressTable;
 use vipdp_io::tap::{Tap, TapQueue};
@@ -102,7 +102,10 @@ impl DataPlane {
             // Or from the XDP program, which addresses them so.
             own_mac: reach.is_by_own_mac() || by_nic,
             by_nic,
-            busy_poll: config.node.poll == PollMode::Busy,
+            polling: match config.node.poll {
+                PollMode::Adaptive => Polling::UnderLoad,
+                PollMode::Busy => Polling::Always,
+            },
             egress_tap: (config.node.egress == EgressMode::Tap).then(EgressTap::default),
             announced_on: announced_on(config),
             state_dir: config.node.state_dir.clone(),
@@ -118,7 +121,7 @@ impl DataPlane {
         let shared = shared(&service, flows, super::is_by_wire(config));
         let offload = offload(config, &mut program, &service)?;
         let ports = (0..queues)
-            .map(|queue| open_port(config, &program, queue))
+            .map(|queue| open_port(config, &program, &host, queue))
             .collect::<Result<Vec<_>>>()?;
         for (queue, port) in (0..).zip(&ports) {
             program.bind(queue, port)?;
@@ -268,14 +271,23 @@ fn sends_super_packets(config: &Config) -> bool {
     config.node.egress == EgressMode::Tap && config.node.coalesce
 }
 
-fn open_port(config: &Config, program: &Program, queue: u32) -> Result<AfXdpPort> {
+fn open_port(
+    config: &Config,
+    program: &Program,
+    host: &HostGuard,
+    queue: u32,
+) -> Result<AfXdpPort> {
     let generic = program.attach_mode() == AttachMode::Generic;
     let port = AfXdpPort::open(&af_xdp::Options {
         zero_copy: match config.node.zero_copy {
             ZeroCopy::Auto if !generic => af_xdp::ZeroCopy::Auto,
             ZeroCopy::Auto | ZeroCopy::Off => af_xdp::ZeroCopy::Off,
         },
-        busy_poll: config.node.poll == PollMode::Busy,
+        busy_poll: match (config.node.poll, host.deferral()) {
+            (PollMode::Busy, _) => BusyPoll::Always,
+            (PollMode::Adaptive, Some(deferral)) => BusyPoll::UnderLoad(deferral),
+            (PollMode::Adaptive, None) => BusyPoll::Never,
+        },
         whole: sends_super_packets(config),
         ..af_xdp::Options::new(config.node.interface.as_str(), queue)
     })?;

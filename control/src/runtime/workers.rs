@@ -35,6 +35,9 @@ pub trait WorkerPort: Port<Frame: Send> + Send + 'static {
     /// When the thread cannot be one that does: the port is of no use then.
     fn enter_thread(&mut self) -> io::Result<()>;
 
+    /// To be called before [`wait`](Self::wait): has frames that come from now on end the sleep.
+    fn rest(&mut self) {}
+
     /// Sleeps until a frame may have come, one of `hosts` can be read, or `timeout` is over.
     ///
     /// # Errors
@@ -64,6 +67,10 @@ pub enum PortCounts {
 impl WorkerPort for AfXdpPort {
     fn enter_thread(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn rest(&mut self) {
+        self.rest();
     }
 
     /// The kernel has the NIC: one of the hosts at most is beside it.
@@ -229,7 +236,8 @@ impl<P: WorkerPort> Running<P> {
     }
 
     /// Sleeps until a frame comes, from the NIC or, where they leave by us, from the host.
-    fn sleep(&self) {
+    fn sleep(&mut self) {
+        self.worker.port_mut().rest();
         let host = self.wake_for_host.then(|| self.worker.host().as_fd());
         if let Err(error) = self.worker.port().wait(SLEEP_MAX, [host, None]) {
             // Without memory for poll(2) it spins, which costs a core and loses nothing.

@@ -24,9 +24,26 @@
 //!
 //! **Waking.** The socket is bound with `XDP_USE_NEED_WAKEUP`. The kernel raises a flag in the fill
 //! or transmit ring when it has to be called to go on: one call per burst then. In copy mode the
-//! transmit ring's flag is always up, since the call itself does the transmitting. With
-//! [`Options::busy_poll`] each turn makes one call, which runs the driver's receive side.
+//! transmit ring's flag is always up, since the call itself does the transmitting.
+//!
+//! **Busy polling.** With [`Options::busy_poll`] a call of each turn runs the driver's receive side, as soon as less
+//! than a burst waits on the receive ring: what it brings beyond what the worker takes would be brought in
+//! vain. Under load alone ([`BusyPoll::UnderLoad`]) the port looks at its receive ring (`load.rs`). Before its worker
+//! sleeps it [hands the receive side back](AfXdpPort::rest) to the kernel:
+//!
+//! ```text
+//!   worker                              kernel (net/core/dev.c)
+//!   recvfrom, preferring to poll        polls; interrupts stay off, the timer is armed: 200 us
+//!   ... nothing more ...
+//!   recvfrom, not preferring to poll    polls; nothing there: interrupts on. Or frames: they are on the ring, or
+//!                                       more than a budget: the kernel goes on by itself
+//!   poll()                              sleeps, unless there are frames on the ring
+//! ```
+//!
+//! So whatever comes after the last look finds interrupts on, or a timer that is armed while nobody holds the receive
+//! side: no frame waits for a worker that sleeps.
 
+mod load;
 mod options;
 mod socket;
 mod umem;
@@ -45,15 +62,22 @@ use vipdp_core::wire::vnet::Offload;
 use xdpilone::xdp::XdpDesc;
 use xdpilone::{DeviceQueue, Errno, IfInfo, RingRx, RingTx, SocketConfig, UmemConfig, User};
 
-pub use options::{OpenError, Options, ZeroCopy};
+pub use options::{BusyPoll, OpenError, Options, ZeroCopy};
 pub use umem::{Accounting, FRAME_LEN_MAX, Frame, Owner, Violation};
 
+use crate::deferral::Deferral;
+use load::{Change, Load};
+use socket::Drive;
 use umem::{CHUNK, Umem};
 use whole::WholeSender;
 
 /// Longest sleep while frames wait on the transmit ring: they leave only when we call the kernel
 /// again. 1 ms, the least that poll(2) can wait.
 const TX_PENDING_WAIT: Duration = Duration::from_millis(1);
+
+/// Calls that hand the receive side back. One leaves interrupts on if it finds no frame, or one more than the kernel was told
+/// to wait for; with the second it does not matter what the first has found.
+const HAND_BACK_CALLS: usize = 2;
 
 /// One queue pair of a NIC, by AF_XDP.
 pub struct AfXdpPort {
@@ -66,12 +90,22 @@ pub struct AfXdpPort {
     /// After the rings, so that it outlives them.
     umem: Umem,
     zero_copy: bool,
-    busy_poll: bool,
+    polling: Polling,
+    /// Frames that the last turn took.
+    taken: u32,
     /// Frames that are with the receive side at most.
     receiving_max: usize,
     /// What super-packets go by, if they may.
     whole: Option<WholeSender>,
     wakeups: Wakeups,
+}
+
+/// When the port runs the driver's receive side.
+#[derive(Debug)]
+enum Polling {
+    Never,
+    UnderLoad(Load, Deferral),
+    Always,
 }
 
 /// What an [`AfXdpPort`] lost, and how often it called the kernel.
@@ -172,7 +206,8 @@ impl AfXdpPort {
             user,
             umem,
             zero_copy: false,
-            busy_poll: options.busy_poll,
+            polling: Polling::Never,
+            taken: 0,
             receiving_max,
             whole: whole.map_err(|source| OpenError::Socket { step, source })?,
             wakeups: Wakeups::default(),
@@ -180,12 +215,28 @@ impl AfXdpPort {
         let step = "asking for its mode";
         port.zero_copy = socket::is_zero_copy(port.as_fd())
             .map_err(|source| OpenError::Socket { step, source })?;
-        if options.busy_poll {
-            let step = "preferring busy polling, which needs CAP_NET_ADMIN and Linux 5.11";
-            socket::prefer_busy_poll(port.as_fd())
-                .map_err(|source| OpenError::Socket { step, source })?;
-        }
+        port.set_up_polling(options).map_err(|source| OpenError::Socket {
+            step: "preferring busy polling, which needs CAP_NET_ADMIN and Linux 5.11",
+            source,
+        })?;
         Ok(port)
+    }
+
+    fn set_up_polling(&mut self, options: &Options) -> io::Result<()> {
+        self.polling = match &options.busy_poll {
+            BusyPoll::Never => return Ok(()),
+            BusyPoll::UnderLoad(deferral) => {
+                // Refused here rather than under load.
+                socket::set_drive(self.as_fd(), Drive::On)?;
+                socket::set_drive(self.as_fd(), Drive::Off)?;
+                Polling::UnderLoad(Load::new(options.rx_ring), deferral.clone())
+            }
+            BusyPoll::Always => {
+                socket::set_drive(self.as_fd(), Drive::On)?;
+                Polling::Always
+            }
+        };
+        socket::set_budget(self.as_fd())
     }
 
     /// Whether the NIC moves frames to and from the umem by itself.
@@ -237,6 +288,54 @@ impl AfXdpPort {
         Ok(Ready { port: ready(&both[0]), also: count == 2 && ready(&both[1]) })
     }
 
+    /// To be called before [`wait`](Self::wait): hands the receive side back to the kernel, if the port has run it, or
+    /// interrupts are put off on behalf of another queue's. Frames that it meets come onto the receive ring.
+    pub fn rest(&mut self) {
+        let Polling::UnderLoad(load, deferral) = &mut self.polling else { return };
+        let ended = load.end();
+        if ended.is_some() {
+            deferral.release();
+        }
+        if ended.is_some() || deferral.is_on() {
+            self.hand_back();
+        }
+    }
+
+    /// Notes how a turn went, and takes the receive side or gives it back accordingly.
+    fn note_turn(&mut self, waiting: u32) {
+        let Polling::UnderLoad(load, deferral) = &mut self.polling else { return };
+        match load.turn(self.taken, waiting + self.taken) {
+            None => {}
+            Some(Change::Begins) => {
+                deferral.ask();
+                let on = socket::set_drive(self.as_fd(), Drive::On);
+                self.wakeups.failed += u64::from(on.is_err());
+            }
+            Some(Change::Ends) => {
+                deferral.release();
+                self.hand_back();
+            }
+        }
+    }
+
+    fn hand_back(&mut self) {
+        let back = socket::set_drive(self.as_fd(), Drive::HandBack);
+        for _ in 0..HAND_BACK_CALLS {
+            self.wake_rx();
+        }
+        let off = socket::set_drive(self.as_fd(), Drive::Off);
+        self.wakeups.failed += u64::from(back.is_err()) + u64::from(off.is_err());
+    }
+
+    /// Whether the port runs the driver's receive side.
+    fn drives(&self) -> bool {
+        match &self.polling {
+            Polling::Never => false,
+            Polling::UnderLoad(load, _) => load.is_on(),
+            Polling::Always => true,
+        }
+    }
+
     /// Whether frames wait on the transmit ring: the kernel has not taken them yet.
     pub fn is_sending(&self) -> bool {
         self.tx.pending() > 0
@@ -278,6 +377,17 @@ impl AfXdpPort {
     }
 }
 
+impl Drop for AfXdpPort {
+    /// Interrupts are not put off for a port that is gone.
+    fn drop(&mut self) {
+        if let Polling::UnderLoad(load, deferral) = &mut self.polling
+            && load.end().is_some()
+        {
+            deferral.release();
+        }
+    }
+}
+
 impl AsFd for AfXdpPort {
     fn as_fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the receive ring keeps the socket open for as long as the port lives.
@@ -289,7 +399,7 @@ impl std::fmt::Debug for AfXdpPort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AfXdpPort")
             .field("zero_copy", &self.zero_copy)
-            .field("busy_poll", &self.busy_poll)
+            .field("polling", &self.polling)
             .field("accounting", &self.accounting())
             .finish_non_exhaustive()
     }
@@ -297,10 +407,11 @@ impl std::fmt::Debug for AfXdpPort {
 
 impl Port for AfXdpPort {
     type Frame = Frame;
+    type Processor = crate::processor::Native;
 
     fn rx_burst(&mut self, into: &mut Vec<Frame>) -> usize {
         let mut ring = self.rx.receive(BURST as u32);
-        let count = ring.capacity() as usize;
+        let count = ring.capacity();
         while let Some(desc) = ring.read() {
             match self.umem.received(desc.addr, desc.len, desc.options) {
                 Ok(frame) => {
@@ -311,7 +422,8 @@ impl Port for AfXdpPort {
             }
         }
         ring.release();
-        count
+        self.taken = count;
+        count as usize
     }
 
     fn tx_burst(&mut self, frames: &mut Vec<Frame>) -> usize {
@@ -390,7 +502,9 @@ impl Port for AfXdpPort {
     fn housekeeping(&mut self) {
         self.reap();
         refill(&mut self.umem, &mut self.queue, self.receiving_max);
-        if self.busy_poll || self.queue.needs_wakeup() {
+        let waiting = self.rx.available();
+        self.note_turn(waiting);
+        if (self.drives() && waiting < BURST as u32) || self.queue.needs_wakeup() {
             self.wake_rx();
         }
         // What one call did not take (see `socket.rs`).

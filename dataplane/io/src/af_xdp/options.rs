@@ -7,6 +7,7 @@ use thiserror::Error;
 use vipdp_core::port::BURST;
 
 use super::umem::FRAMES_MAX;
+use crate::deferral::Deferral;
 
 /// Whether the NIC may move frames to and from the umem by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,21 @@ pub enum ZeroCopy {
     Auto,
     /// The kernel copies.
     Off,
+}
+
+/// When system calls on the socket run the driver's receive side, in place of interrupts on whichever core they
+/// arrive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BusyPoll {
+    /// Never.
+    #[default]
+    Never,
+    /// While the receive ring fills faster than its worker takes frames from it; and interrupts are
+    /// put off meanwhile by that.
+    UnderLoad(Deferral),
+    /// Each turn. For workers that never sleep. It takes effect once the interface's `napi_defer_hard_irqs` and
+    /// `gro_flush_timeout` keep the interrupts off (see [`deferral`](crate::deferral)).
+    Always,
 }
 
 /// How to open an [`AfXdpPort`](super::AfXdpPort).
@@ -39,11 +55,8 @@ pub struct Options {
     /// Whether the NIC may use the umem by itself. `Off` where the XDP program runs in
     /// [`Generic`](crate::xdp::AttachMode::Generic) mode.
     pub zero_copy: ZeroCopy,
-    /// Whether the worker drives the driver itself, by a system call each turn, in place of
-    /// interrupts on whichever core they arrive. For workers that never sleep. It takes effect
-    /// once the interface's `napi_defer_hard_irqs` and `gro_flush_timeout` keep the interrupts off
-    /// (2 and 200,000 ns served us well).
-    pub busy_poll: bool,
+    /// When the worker runs the driver's receive side itself.
+    pub busy_poll: BusyPoll,
     /// Whether super-packets can be transmitted whole: by a packet socket, and the kernel's own queue of
     /// the NIC.
     pub whole: bool,
@@ -64,7 +77,7 @@ impl Options {
             tx_ring: 2048,
             fill_ring: 4096,
             zero_copy: ZeroCopy::Auto,
-            busy_poll: false,
+            busy_poll: BusyPoll::Never,
             whole: false,
         }
     }

@@ -31,11 +31,26 @@ pub(super) fn close_on_exec(socket: &xdpilone::Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets the system calls on the socket drive the driver.
-pub(super) fn prefer_busy_poll(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set(socket, SO_PREFER_BUSY_POLL, 1)?;
-    set(socket, SO_BUSY_POLL, BUSY_POLL_US)?;
+/// What the system calls on a socket do with the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drive {
+    /// Nothing but what each is for.
+    Off,
+    /// They run its receive side, and leave interrupts off.
+    On,
+    /// They run it, and leave it to interrupts as soon as there is nothing left.
+    HandBack,
+}
+
+/// How many frames a call may take from the driver.
+pub(super) fn set_budget(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, SO_BUSY_POLL_BUDGET, BUSY_POLL_FRAMES)
+}
+
+/// Says what the system calls on the socket do with the driver.
+pub(super) fn set_drive(socket: BorrowedFd<'_>, drive: Drive) -> io::Result<()> {
+    set(socket, SO_PREFER_BUSY_POLL, c_int::from(drive == Drive::On))?;
+    set(socket, SO_BUSY_POLL, if drive == Drive::Off { 0 } else { BUSY_POLL_US })
 }
 
 fn set(socket: BorrowedFd<'_>, option: c_int, value: c_int) -> io::Result<()> {

@@ -8,7 +8,7 @@
 //! | `blackhole VIP` in table `main`, where VIP packets come to the NIC's own MAC | the host must not route them while vipdp is down | us |
 //! | `conf/NIC/drop_unicast_in_l2_multicast` 1, with a group MAC | a frame that the XDP program lets through must not reach the stack of every node | us |
 //! | `conf/NIC/rp_filter` 2 where it is strict, with packets to the VIPs by the NIC | a client is served whatever the route back to it | us |
-//! | `NIC/napi_defer_hard_irqs`, `gro_flush_timeout`, with busy polling | the worker's poll takes the place of interrupts | us |
+//! | `NIC/napi_defer_hard_irqs`, `gro_flush_timeout`, with busy polling: always, or [under load](crate::deferral) | the worker's poll takes the place of interrupts | us |
 //! | VIPs on another interface, as [`announced`](crate::announced) puts them there | a routing daemon announces them | us |
 //! | `ip rule from VIP lookup TABLE`, with `egress = "tap"` | replies go to the TAP | us |
 //!
@@ -46,7 +46,7 @@
 //! [`xdp`](crate::xdp).
 
 mod changes;
-mod setting;
+pub(crate) mod setting;
 mod state;
 
 use std::io;
@@ -55,16 +55,12 @@ use std::path::{Path, PathBuf};
 
 use vipdp_core::prefix::Prefix;
 
+use crate::deferral::{self, Deferral, Keeper};
 use crate::link::{Link, LinkError, NetlinkError};
 use crate::xdp::NextHops;
 use changes::Changes;
 use setting::{Area, Setting};
 use state::{Announced, Change, Left, Network, Rule, StateFile};
-
-/// Settings of NAPI under busy polling: interrupts stay off for so many empty polls, and the
-/// timer polls after so many nanoseconds if the worker does not (DESIGN.md, section 6).
-const NAPI_SETTINGS: [(&str, &str); 2] =
-    [("napi_defer_hard_irqs", "2"), ("gro_flush_timeout", "200000")];
 
 /// Why the host cannot be set up, or put back.
 #[derive(Debug, thiserror::Error)]
@@ -166,6 +162,12 @@ pub enum HostError {
         /// The rule.
         rule: String,
     },
+    /// No thread that puts interrupts off.
+    #[error("cannot start the thread that puts interrupts off under load: {source}")]
+    Thread {
+        /// The kernel's error.
+        source: io::Error,
+    },
     /// What a killed process left cannot be undone.
     #[error("interface {interface}: what a killed vipdp left cannot be undone: {failed}")]
     Left {
@@ -199,8 +201,8 @@ pub struct HostPlan {
     pub own_mac: bool,
     /// Whether packets to the VIPs come out of the NIC too, past the TAP.
     pub by_nic: bool,
-    /// Whether workers poll the NIC's queues in place of its interrupts.
-    pub busy_poll: bool,
+    /// When workers poll the NIC's queues in place of its interrupts.
+    pub polling: Polling,
     /// Replies leave by the TAP and the data plane; `None`: by the NIC, past the data plane.
     pub egress_tap: Option<EgressTap>,
     /// The interface that VIPs may come to be on as [`announced`](crate::announced) puts them there:
@@ -209,6 +211,18 @@ pub struct HostPlan {
     /// Directory of the state file and its lock; one of the network namespace's own. Made if
     /// missing.
     pub state_dir: PathBuf,
+}
+
+/// When workers run the receive side of the NIC's queues themselves, in place of its interrupts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Polling {
+    /// They do not.
+    #[default]
+    Never,
+    /// While they are under load: see [`deferral`](crate::deferral).
+    UnderLoad,
+    /// Always: they never sleep.
+    Always,
 }
 
 /// How the host's replies find the TAP.
@@ -240,6 +254,8 @@ pub struct Report {
 /// The host, set up. Put back by [`restore`](Self::restore), or when this is dropped.
 pub struct HostGuard {
     changes: Changes,
+    /// Puts interrupts off under load, if that is to be.
+    keeper: Option<Keeper>,
     /// None once restored.
     file: Option<StateFile>,
     tap: Link,
@@ -288,7 +304,7 @@ impl HostPlan {
             ),
         }
         file.begin()?;
-        let mut guard = HostGuard { changes, file: Some(file), tap };
+        let mut guard = HostGuard { changes, keeper: None, file: Some(file), tap };
         guard.expect_announced(self)?;
         guard.set_nic(self, &nic.name)?;
         guard.silence_others(self)?;
@@ -342,6 +358,11 @@ impl HostGuard {
         &self.tap
     }
 
+    /// What workers put the NIC's interrupts off by, with [`Polling::UnderLoad`].
+    pub fn deferral(&self) -> Option<Deferral> {
+        self.keeper.as_ref().map(Keeper::deferral)
+    }
+
     /// Puts the host back: removes the TAP, then everything in the state file, then the file.
     ///
     /// # Errors
@@ -352,6 +373,8 @@ impl HostGuard {
 
     fn undo(&mut self) -> Result<Report, HostError> {
         let Some(file) = self.file.take() else { return Ok(Report::default()) };
+        // It could change a setting after that was put back.
+        self.keeper = None;
         let mut report = Report::default();
         // First the addresses, while the kernel is still told not to answer for them.
         self.changes.remove_tap(&self.tap, &mut report);
@@ -401,11 +424,29 @@ impl HostGuard {
         if plan.by_nic {
             self.loosen_reverse_path(nic)?;
         }
-        if plan.busy_poll {
-            for (key, value) in NAPI_SETTINGS {
-                self.set(&Setting::new(Area::Device, nic, key), value)?;
+        match plan.polling {
+            Polling::Never => {}
+            Polling::UnderLoad => self.put_off_under_load(nic)?,
+            Polling::Always => {
+                for (setting, value) in deferral::settings(nic) {
+                    self.set(&setting, value)?;
+                }
             }
         }
+        Ok(())
+    }
+
+    /// Keeps book of what will change under load, before anything does, and starts the thread that changes it.
+    fn put_off_under_load(&mut self, nic: &str) -> Result<(), HostError> {
+        for (setting, value) in deferral::settings(nic) {
+            let original = setting.read().map_err(|source| failed(&setting, source))?;
+            if original != value {
+                let change = Change { setting, original, ours: value.to_owned() };
+                self.file().state.settings.push(change);
+            }
+        }
+        self.file().save()?;
+        self.keeper = Some(Keeper::start(nic).map_err(|source| HostError::Thread { source })?);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use super::HostError;
 /// One setting of one interface. Only its place is kept, never a path: what a state file says can
 /// at worst name another interface's setting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Setting {
+pub(crate) struct Setting {
     pub(super) area: Area,
     pub(super) interface: String,
     pub(super) key: String,
@@ -21,7 +21,7 @@ pub(super) struct Setting {
 /// Where a setting is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Area {
+pub(crate) enum Area {
     /// `/proc/sys/net/ipv4/conf/INTERFACE/`
     Ipv4,
     /// `/proc/sys/net/ipv6/conf/INTERFACE/`
@@ -41,7 +41,7 @@ impl Area {
 }
 
 impl Setting {
-    pub(super) fn new(area: Area, interface: &str, key: &str) -> Self {
+    pub(crate) fn new(area: Area, interface: &str, key: &str) -> Self {
         Self { area, interface: interface.into(), key: key.into() }
     }
 
@@ -56,12 +56,12 @@ impl Setting {
     }
 
     /// The value, without the end of line.
-    pub(super) fn read(&self) -> io::Result<String> {
+    pub(crate) fn read(&self) -> io::Result<String> {
         Ok(fs::read_to_string(self.path())?.trim_end().to_owned())
     }
 
     /// Sets the value. The kernel takes it whole or refuses it.
-    pub(super) fn write(&self, value: &str) -> io::Result<()> {
+    pub(crate) fn write(&self, value: &str) -> io::Result<()> {
         fs::write(self.path(), value)
     }
 

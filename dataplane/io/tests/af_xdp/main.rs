@@ -32,7 +32,7 @@ use lab::{Lab, inside, until};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use vipdp_core::port::{BURST, HEADROOM, Port};
 use vipdp_core::prefix::Prefix;
-use vipdp_io::af_xdp::{AfXdpPort, FRAME_LEN_MAX, Frame, OpenError, Options, ZeroCopy};
+use vipdp_io::af_xdp::{AfXdpPort, BusyPoll, FRAME_LEN_MAX, Frame, OpenError, Options, ZeroCopy};
 use vipdp_io::xdp::{AttachMode, NextHops, Program, TunnelEnd, XdpError, rx_queues};
 
 const NODE: &str = "node0";
@@ -401,7 +401,7 @@ fn a_frame_longer_than_a_chunk_is_counted() {
 fn busy_polling_receives_and_transmits() {
     let lab = Lab::with_queues(1);
     let mut program = attach(&lab);
-    let options = Options { busy_poll: true, ..Options::new(NODE, 0) };
+    let options = Options { busy_poll: BusyPoll::Always, ..Options::new(NODE, 0) };
     let mut port = open(&lab, &options);
     program.bind(0, &port).expect("bound");
     let frame = frames::udp_flow(0);

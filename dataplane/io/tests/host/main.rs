@@ -36,7 +36,7 @@ use vipdp_core::port::Host;
 use vipdp_core::prefix::Prefix;
 use vipdp_core::snapshot::SharedMac;
 use vipdp_core::wire::ethernet::MacAddr;
-use vipdp_io::host::{EgressTap, HostError, HostGuard, HostPlan, Report, cleanup};
+use vipdp_io::host::{EgressTap, HostError, HostGuard, HostPlan, Polling, Report, cleanup};
 use vipdp_io::link::Link;
 use vipdp_io::membership::Membership;
 use vipdp_io::neighbor::EgressTable;
@@ -65,7 +65,7 @@ fn plan(state_dir: &Path) -> HostPlan {
         group_mac: false,
         own_mac: false,
         by_nic: false,
-        busy_poll: true,
+        polling: Polling::Always,
         egress_tap: None,
         announced_on: None,
         state_dir: state_dir.into(),
@@ -321,7 +321,7 @@ fn restore_leaves_the_host_as_it_was() {
     let during = lab.snapshot();
     let is = |line: &str| during.iter().any(|one| one.contains(line));
     assert!(is("nic0/arp_ignore = 1") && is("nic0/arp_announce = 2"));
-    assert!(is("napi_defer_hard_irqs = 2") && is("from 192.0.2.53 lookup"));
+    assert!(is("napi_defer_hard_irqs = 1") && is("from 192.0.2.53 lookup"));
     assert!(is("ipv6/conf/nic0/drop_unicast_in_l2_multicast = 1"));
     assert!(is("blackhole 198.18.53.0/24") && is("local 198.18.53.0/24 dev tap0"));
     assert!(is("blackhole 2001:db8:54::/64") && is("local 2001:db8:54::/64 dev tap0"));
