@@ -180,11 +180,11 @@ is_settled() {
     [[ -z $down && -z $(ip -n "$1" -6 address show tentative) ]]
 }
 
-# has_path ADDRESS...: the client reaches each address.
+# has_path ADDRESS...: the client reaches each address. What was lost is asked again soon: that is the caller's.
 has_path() {
     local address
     for address; do
-        ip netns exec "$PREFIX-client" ping -q -c 1 -W 1 "$address" >/dev/null || return 1
+        ip netns exec "$PREFIX-client" ping -q -c 1 -W 0.2 "$address" >/dev/null || return 1
     done
 }
 

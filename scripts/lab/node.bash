@@ -60,8 +60,9 @@ big  TXT ( $(printf "\"${chunk//0/x}\" %.0s" {1..15}) )
 END
 }
 
+# answers_dns NODE. Where nobody listens yet, kdig would wait for its whole second.
 answers_dns() {
-    [[ $(ip netns exec "$PREFIX-$1" kdig +short +timeout=1 +retry=0 @127.0.0.1 id.server CH TXT 2>/dev/null) == "\"$1\"" ]]
+    listens "$1" udp 53 && [[ $(ip netns exec "$PREFIX-$1" kdig +short +timeout=1 +retry=0 @127.0.0.1 id.server CH TXT 2>/dev/null) == "\"$1\"" ]]
 }
 
 # tcp_up NODE: scripts/lab/stream on port 8080. A client that has said all it has to say still wants its transfer,
@@ -72,7 +73,7 @@ tcp_up() {
     launch "$record" "$STATE/$node/stream.log" "$PREFIX-$node" \
         env PATH="$SCRIPTS/lab:$PATH" socat -t 10000 TCP6-LISTEN:8080,ipv6only=0,fork,reuseaddr,backlog=1024 \
         EXEC:"stream $node"
-    wait_for 10 listens_tcp "$node" || fail "nothing listens on $node: $(tail -n 5 "$STATE/$node/stream.log")"
+    wait_for 10 listens "$node" tcp 8080 || fail "nothing listens on $node: $(tail -n 5 "$STATE/$node/stream.log")"
 }
 
 # web_up NODE: nginx, whose page names the node. It too answers for whatever addresses the node has.
@@ -113,8 +114,9 @@ END
 
 answers_http() { [[ $(ip netns exec "$PREFIX-$1" "$SCRIPTS/lab/get" 127.0.0.1 2>/dev/null) == *" $1 "* ]]; }
 
-listens_tcp() {
-    [[ -n $(ip netns exec "$PREFIX-$1" ss -Hltn 'sport = :8080') ]]
+# listens NODE udp|tcp PORT
+listens() {
+    [[ -n $(ip netns exec "$PREFIX-$1" ss -Hln "--$2" "sport = :$3") ]]
 }
 
 # cluster_config: cluster.toml, identical on all nodes.
