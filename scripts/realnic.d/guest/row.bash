@@ -1,0 +1,78 @@
+# shellcheck shell=bash
+# A row of the table: a cluster of two nodes and a client on one model of NIC.
+#
+# Twice the same cluster: untagged, where a node is killed and a cable pulled, and tagged with answers by way of vipdp,
+# where a link is set down.
+#
+#   JOB_ATTACH, JOB_ZERO_COPY   what status is to say: native or generic, yes or no
+#   JOB_QUEUES                  how many queues the first and the second cluster have
+#   JOB_SPREAD                  "no" where frames come by one queue, however many there are
+#   JOB_OFF                     features of the driver that XDP does not go with
+
+# queues N: the nodes' NICs use so many queues.
+queues() {
+    local node
+    for node in n1 n2; do
+        [[ $(queues_of "$node") == "$1" ]] || on "$node" ethtool -L eth0 combined "$1"
+        wait_for 20 has_carrier "$node" || fail "no carrier after the number of queues was changed"
+    done
+}
+
+# common QUEUES: what is checked of each cluster.
+common() {
+    local form="untagged, $1 queue(s), egress $EGRESS" column=DNS
+    [[ -z $TAG ]] || form="VLAN $TAG${form#untagged}" column=VLAN
+    check attach "XDP program, with $1 queue(s)" attached "$JOB_ATTACH"
+    check zero-copy "with $1 queue(s)" zero_copy "$JOB_ZERO_COPY"
+    check queues "$1 queue(s)" has_queues "$1"
+    check ARP "$form" resolves4
+    check NDP "$form" resolves6
+    check "$column" "$form" answered_once "n1 n2"
+    check "$column" "3,000 bytes, $form" answers_long
+}
+
+untagged() {
+    local queues=${JOB_QUEUES% *}
+    EGRESS=direct TAG=
+    check queues "set to $queues" queues "$queues"
+    cluster_files
+    remember_host
+    check DNS "cluster starts" cluster_up
+    common "$queues"
+    check DNS "false checksums" bad_checksums
+    check failover "n2 is killed" fails_over kill_node n2
+    check failover "n2 starts again" comes_back vipdp_up n2
+    check failover "cable of n2 pulled" fails_over unplug n2
+    check failover "cable of n2 plugged in" comes_back plug n2
+    check restore "SIGTERM, egress direct" restored
+}
+
+tagged() {
+    local queues=${JOB_QUEUES#* }
+    EGRESS=tap
+    check queues "set to $queues" queues "$queues"
+    check VLAN "tags stay in frames" tag 100
+    # The check had a shell of its own.
+    TAG=100
+    cluster_files
+    remember_host
+    check VLAN "cluster starts" cluster_up
+    common "$queues"
+    ((queues == 1)) || [[ ${JOB_SPREAD:-yes} == no ]] || check queues "frames on all" spread
+    check failover "link of n2 set down" fails_over link_down n2
+    check failover "link of n2 set up" comes_back link_up n2
+    check restore "SIGTERM, egress tap" restored
+}
+
+open_qmp
+segment_up
+for node in n1 n2; do
+    [[ -z ${JOB_OFF:-} ]] || on "$node" ethtool -K eth0 "$JOB_OFF" off
+done
+for node in n1 n2; do
+    mkdir -p "$STATE/$node"
+    dns_up "$node"
+done
+echo "guest: segment up after $(cut -d ' ' -f 1 /proc/uptime) s"
+untagged
+tagged
