@@ -113,7 +113,7 @@ impl DataPlane {
         .apply()?;
         let membership = reach.join(&link)?;
         let egress = match config.node.egress {
-            EgressMode::Tap => Some(EgressTable::new(&link)?),
+            EgressMode::Tap => Some(EgressTable::new(&segment(config, &link)?)?),
             EgressMode::Direct => None,
         };
         let service = service(config, &link, host.tap(), &reach);
@@ -264,6 +264,15 @@ fn flow_table(
     // The workers may write to the table until the last of them has ended, and so the file stays
     // locked until the process has.
     Ok((table, Some(Box::leak(Box::new(file)))))
+}
+
+/// The interface that the host's routes and neighbours on the VIPs' segment are of: that of the VLAN
+/// where the VIPs are tagged, which is the one that heartbeats use then.
+fn segment(config: &Config, link: &Link) -> Result<Link> {
+    Ok(match config.cluster.vlan {
+        Some(_) => Link::read(config.node.heartbeat_interface.as_str())?,
+        None => link.clone(),
+    })
 }
 
 /// Whether the host may send super-packets by way of the workers.
