@@ -85,16 +85,20 @@ impl Deferral {
     }
 }
 
-/// The thread that changes the settings. Dropped, it has put them back.
+/// The thread that changes the settings of an interface. Dropped, it has put them back. A
+/// [`HostGuard`](crate::host::HostGuard) has one, which keeps book of them too.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub struct Keeper {
     deferral: Deferral,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Keeper {
     /// Starts it. It changes nothing before a worker asks.
-    pub(crate) fn start(interface: &str) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(interface: &str) -> io::Result<Self> {
         let deferral = Deferral(Arc::default());
         let shared = Arc::clone(&deferral.0);
         let settings = settings(interface);
@@ -107,7 +111,7 @@ impl Keeper {
     }
 
     /// What workers ask.
-    pub(crate) fn deferral(&self) -> Deferral {
+    pub fn deferral(&self) -> Deferral {
         self.deferral.clone()
     }
 }

@@ -33,6 +33,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use vipdp_core::port::{BURST, HEADROOM, Port};
 use vipdp_core::prefix::Prefix;
 use vipdp_io::af_xdp::{AfXdpPort, BusyPoll, FRAME_LEN_MAX, Frame, OpenError, Options, ZeroCopy};
+use vipdp_io::deferral::Keeper;
 use vipdp_io::xdp::{AttachMode, NextHops, Program, TunnelEnd, XdpError, rx_queues};
 
 const NODE: &str = "node0";
@@ -413,6 +414,67 @@ fn busy_polling_receives_and_transmits() {
     port.housekeeping();
     let wakeups = port.statistics().expect("statistics").wakeups;
     assert_eq!((wakeups.rx, wakeups.failed), (before + 1, 0));
+}
+
+#[test]
+fn under_load_it_drives_the_driver_and_hands_it_back_before_it_sleeps() {
+    const RING: u32 = 128;
+    let lab = Lab::with_queues(1);
+    let keeper = inside(&lab.node, || Keeper::start(NODE)).expect("a thread");
+    let deferral = keeper.deferral();
+    let mut program = attach(&lab);
+    let busy_poll = BusyPoll::UnderLoad(deferral.clone());
+    let mut port = open(&lab, &Options { busy_poll, rx_ring: RING, ..Options::new(NODE, 0) });
+    program.bind(0, &port).expect("bound");
+    let (wire, frame) = (lab.wire(), frames::udp_flow(0));
+    let wakeups = |port: &AfXdpPort| {
+        let wakeups = port.statistics().expect("statistics").wakeups;
+        assert_eq!(wakeups.failed, 0);
+        wakeups.rx
+    };
+
+    port.housekeeping();
+    port.rest();
+    assert_eq!((wakeups(&port), deferral.is_on()), (0, false));
+
+    for _ in 0..2 {
+        // More than half of the ring, before the worker comes.
+        let full = |port: &AfXdpPort| port.statistics().expect("statistics").rx_ring_full;
+        let full_before = full(&port);
+        until("the ring to be full", || {
+            wire.send(&frame);
+            full(&port) > full_before
+        });
+        let before = wakeups(&port);
+        let mut ports = [port];
+        assert_eq!(receive(&mut ports, RING as usize).len(), RING as usize);
+        [port] = ports;
+        until("interrupts to be put off", || deferral.is_on());
+        assert!(wakeups(&port) > before, "a call that runs the driver");
+        // What came too late for the ring.
+        let mut late = Vec::new();
+        until("nothing to be left", || {
+            let count = port.rx_burst(&mut late);
+            late.drain(..).for_each(|frame| port.recycle(frame));
+            port.housekeeping();
+            count == 0
+        });
+
+        for _ in 0..20 {
+            port.rest();
+            wire.send(&frame);
+            let ready = port.wait(lab::DEADLINE, None).expect("polled");
+            assert!(ready.port, "a lone frame ends the sleep");
+            let mut ports = [port];
+            assert_eq!(receive(&mut ports, 1).len(), 1);
+            [port] = ports;
+        }
+        until("interrupts to be as before", || !deferral.is_on());
+        let before = wakeups(&port);
+        port.housekeeping();
+        assert_eq!(wakeups(&port), before, "without load it leaves the driver alone");
+    }
+    assert_nothing_held(&port);
 }
 
 #[test]

@@ -335,6 +335,43 @@ fn restore_leaves_the_host_as_it_was() {
     drop(queue);
 }
 
+#[test]
+fn interrupts_are_put_off_under_load_alone() {
+    let lab = Lab::new("load");
+    let state = tempfile::tempdir().unwrap();
+    let before = lab.snapshot();
+    let nic = |key: &str| read(&format!("/sys/class/net/{NIC}/{key}"));
+    let settings = || ["napi_defer_hard_irqs", "gro_flush_timeout"].map(nic);
+    lab.in_host(|| {
+        let plan = HostPlan { polling: Polling::UnderLoad, ..plan(state.path()) };
+        let (_queue, guard) = apply(&plan);
+        let deferral = guard.deferral().expect("with this plan");
+        assert_eq!(settings(), ["0", "0"]);
+        for _ in 0..2 {
+            deferral.ask();
+            deferral.ask();
+            until("the settings", || settings() == ["1", "200000"]);
+            deferral.release();
+            assert!(deferral.is_on(), "one asks still");
+            deferral.release();
+            until("the settings", || settings() == ["0", "0"] && !deferral.is_on());
+        }
+        // What somebody sets meanwhile is theirs.
+        deferral.ask();
+        until("the settings", || settings() == ["1", "200000"]);
+        std::fs::write(format!("/sys/class/net/{NIC}/gro_flush_timeout"), "7000").unwrap();
+        deferral.release();
+        until("the settings", || settings() == ["0", "7000"]);
+        std::fs::write(format!("/sys/class/net/{NIC}/gro_flush_timeout"), "0").unwrap();
+        // Under load to the end.
+        deferral.ask();
+        until("the settings", || settings() == ["1", "200000"]);
+        let report = guard.restore().unwrap();
+        assert_eq!((report.left_alone, report.failed), (vec![], vec![]));
+    });
+    lab.assert_same(&before);
+}
+
 /// What the child of [`a_killed_process_is_cleaned_up_after`] finds in its environment.
 const CHILD: &str = "VDHO_STATE_DIR";
 
