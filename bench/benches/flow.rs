@@ -2,7 +2,7 @@
 //!
 //! A table of `size` flows is a quarter full of established ones, as `FlowTable::new` advises, and
 //! each measurement is of a burst of 64: once each packet by itself, and once the way a worker goes,
-//! all lines touched before the first is read. `memory` is the yardstick: as many loads from random
+//! all lines prefetched before the first is read. `memory` is the yardstick: as many loads from random
 //! lines of as many bytes, without any of the work.
 
 mod cpu_time;
@@ -18,6 +18,7 @@ use criterion::{
 use vipdp_core::bucket::Bucket;
 use vipdp_core::flow::{FlowKey, FlowState, FlowTable, Inserted, Seconds};
 use vipdp_core::port::BURST;
+use vipdp_io::processor::Native;
 
 const SIZES: [(&str, usize); 3] = [("1k", 1 << 10), ("1M", 1 << 20), ("16M", 1 << 24)];
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53));
@@ -69,7 +70,7 @@ impl Clients {
     }
 }
 
-/// Measures `work` on bursts of keys, with the lines touched before or not.
+/// Measures `work` on bursts of keys, with the lines prefetched before or not.
 fn bench(
     group: &mut BenchmarkGroup<'_, CpuTime>,
     name: &str,
@@ -78,13 +79,13 @@ fn bench(
     mut clients: Clients,
     mut work: impl FnMut(FlowKey) -> u64,
 ) {
-    for touched in [false, true] {
-        let name = if touched { format!("{name}/touched") } else { name.to_owned() };
+    for prefetched in [false, true] {
+        let name = if prefetched { format!("{name}/prefetched") } else { name.to_owned() };
         group.bench_function(BenchmarkId::new(name, size), |b| {
             b.iter(|| {
                 let keys = clients.burst(table);
-                if touched {
-                    black_box(keys.iter().fold(0, |all, &key| all ^ table.touch(key)));
+                if prefetched {
+                    keys.iter().for_each(|&key| table.prefetch::<Native>(key));
                 }
                 keys.iter().fold(0, |all, &key| all ^ work(key))
             });

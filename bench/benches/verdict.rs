@@ -5,8 +5,8 @@
 //! a verdict on each is what comes out. `worker` measures the same with a port and a host.
 //!
 //! The yardstick is `bare_read_16M`: as many reads of random cache lines, of as much memory as a table
-//! for 16 million tracked flows takes, in bursts of 64 and without any of the work. At the end each figure
-//! is printed beside it.
+//! for 16 million tracked flows takes, in bursts of 64 and without any of the work. Both lie in huge pages, as
+//! the node's table does, where the kernel has any. At the end each figure is printed beside it.
 //!
 //! `count CASE FAMILY BURSTS` as arguments makes that many bursts and measures nothing: for
 //! `valgrind --tool=callgrind`. The difference between two numbers of bursts is what they took, less what
@@ -26,7 +26,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use frames::tcp_flags::ACK;
 use frames::{HOST, OWN, SHARED, SHARED_LINK, VIP4, VIP6, ip, ip_frame, tcp, udp, vip};
 use vipdp_core::bucket::{Bucket, BucketSet};
-use vipdp_core::decide::{Burst, Now, touch};
+use vipdp_core::decide::{Burst, Now};
 use vipdp_core::flow::{FlowState, FlowTable};
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::BURST;
@@ -35,6 +35,8 @@ use vipdp_core::snapshot::{Holdings, Ingress, Service, SharedMac, Snapshot, Vips
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::wire::checksum::Checksum;
 use vipdp_core::wire::protocol::{TCP, UDP};
+use vipdp_io::huge_pages;
+use vipdp_io::processor::Native;
 
 /// Frames that wait at once, and how far apart they lie: an AF_XDP receive ring full.
 const RING: usize = 2048;
@@ -150,6 +152,7 @@ impl Bench {
         };
         let room = 4 * case.known().max(1 << 18);
         let flows = FlowTable::new(room as usize, [1, 2]);
+        gather(flows.lines());
         for n in 0..case.known() {
             let client = family.client(n);
             let hash = snapshot.service.client_hash.hash(client, CLIENT_PORT);
@@ -198,13 +201,9 @@ impl Bench {
             return;
         }
         let frames = &self.memory[at * BURST * STRIDE..][..BURST * STRIDE];
-        let headers = frames.chunks_exact(STRIDE).map(|place| touch(&place[..self.len]));
-        black_box(headers.fold(0, |pulled, byte| pulled ^ byte));
-        let mut looking_up = self.burst.begin(&self.snapshot, &self.flows, Now::of_ns(NOW_NS));
-        for place in frames.chunks_exact(STRIDE) {
-            looking_up.look_up(&place[..self.len]);
-        }
-        looking_up.decide();
+        let frame = |at: usize| &frames[at * STRIDE..][..self.len];
+        let now = Now::of_ns(NOW_NS);
+        self.burst.judge::<Native>(&self.snapshot, &self.flows, now, BURST, frame);
         black_box(self.burst.decisions());
     }
 
@@ -242,6 +241,13 @@ impl Figures {
     }
 }
 
+/// Moves memory into huge pages, as the node does with its flow table.
+fn gather<T>(memory: &[T]) {
+    if let Err(error) = huge_pages::gather(memory) {
+        eprintln!("{} bytes stay in small pages: {error}", size_of_val(memory));
+    }
+}
+
 /// Reads a burst of random lines of as much memory as the table of 16 million flows has.
 fn bare_read(lines: &[[u64; 8]], next: &mut u64) -> u64 {
     (0..BURST).fold(0, |all, _| {
@@ -259,6 +265,7 @@ fn verdict(c: &mut Criterion<CpuTime>) {
     group.measurement_time(Duration::from_secs(1));
     let mut figures = Vec::new();
     let lines = vec![[1_u64; 8]; 4 * MANY as usize / 8];
+    gather(&lines);
     let (mut next, mut bare) = (0, Figures::default());
     group.bench_function("bare_read_16M", |b| {
         b.iter_custom(|bursts| {

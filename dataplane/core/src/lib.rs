@@ -11,9 +11,9 @@
 //! Worker::poll_once            worker.rs    one burst
 //!   port.rx_burst              port/        frames come in
 //!   parse                      parse.rs     bytes -> Parsed, or a ParseError that a counter counts
-//!   lookup                     decide.rs    Parsed -> bucket and flow key: the hashes
-//!   flows.touch                flow/        pull the flow's cache line
-//!   decide                     decide.rs    -> Verdict
+//!   lookup                     decide/      Parsed -> bucket and flow key: the hashes
+//!   flows.prefetch             flow/        bring the flow's cache line near
+//!   decide                     decide/      -> Verdict
 //!   Worker::apply              worker.rs    Pass | Drop | Reply | Forward
 //!   Worker::hand_over          worker/      what passed goes to the host, runs of a flow as one
 //!   port.housekeeping          port/        frames go back
@@ -34,6 +34,7 @@ pub mod offload;
 pub mod parse;
 pub mod port;
 pub mod prefix;
+pub mod processor;
 pub mod reply;
 pub mod rewrite;
 pub mod segment;

@@ -12,7 +12,6 @@ mod tunnels;
 
 pub use nic_host::NicHost;
 
-use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -208,32 +207,27 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Finds out what becomes of each frame of the burst.
     fn decide_burst(&mut self, snapshot: &Snapshot, now: Now) {
-        let headers = self.frames.iter().map(|frame| decide::touch(self.port.bytes(frame)));
-        black_box(headers.fold(0, |pulled, byte| pulled ^ byte));
-        let mut looking_up = self.burst.begin(snapshot, &self.shared.flows, now);
-        match tunnel::tunnels(&snapshot.service) {
-            None => {
-                for frame in &self.frames {
-                    looking_up.look_up(self.port.bytes(frame));
+        let Some(anycast) = tunnel::tunnels(&snapshot.service) else {
+            let (port, frames) = (&self.port, &self.frames);
+            let frame = |at: usize| port.bytes(&frames[at]);
+            let (flows, count) = (&self.shared.flows, frames.len());
+            return self.burst.judge::<P::Processor>(snapshot, flows, now, count, frame);
+        };
+        let mut looking_up = self.burst.begin::<P::Processor>(snapshot, &self.shared.flows, now);
+        let service = &*snapshot.service;
+        for frame in &mut self.frames {
+            let parsed = parse(self.port.bytes(frame));
+            let Ok(outer) = &parsed else {
+                looking_up.look_up_found(parsed);
+                continue;
+            };
+            match tunnels::take_out(&mut self.port, service, anycast, frame, outer) {
+                Ok(None) => looking_up.look_up_found(parsed),
+                Ok(Some(inner)) => {
+                    self.counters.add(Count::Decapsulated, 1);
+                    looking_up.look_up_found(Ok(inner));
                 }
-            }
-            Some(anycast) => {
-                let service = &*snapshot.service;
-                for frame in &mut self.frames {
-                    let parsed = parse(self.port.bytes(frame));
-                    let Ok(outer) = &parsed else {
-                        looking_up.look_up_found(parsed);
-                        continue;
-                    };
-                    match tunnels::take_out(&mut self.port, service, anycast, frame, outer) {
-                        Ok(None) => looking_up.look_up_found(parsed),
-                        Ok(Some(inner)) => {
-                            self.counters.add(Count::Decapsulated, 1);
-                            looking_up.look_up_found(Ok(inner));
-                        }
-                        Err(reason) => looking_up.drop(parsed.into(), reason),
-                    }
-                }
+                Err(reason) => looking_up.drop(parsed.into(), reason),
             }
         }
         looking_up.decide();

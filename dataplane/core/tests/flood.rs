@@ -13,6 +13,7 @@ use vipdp_core::decide::{Burst, Now};
 use vipdp_core::flow::{FlowState, FlowTable, Inserted};
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::BURST;
+use vipdp_core::processor::Portable;
 use vipdp_core::slot::SLOTS;
 use vipdp_core::snapshot::{Holdings, Ingress, Service, SharedMac, Snapshot, Vips};
 use vipdp_core::tiered::PreviousOwners;
@@ -84,17 +85,17 @@ impl Node {
         let mut arrived = 0;
         while clients.peek().is_some() {
             let now = Now::of_ns(now_ns(arrived));
-            let mut looking_up = self.burst.begin(&self.snapshot, &self.flows, now);
             let mut sources = [0; BURST];
             let mut len = 0;
             let places = sources.iter_mut().zip(&mut self.frames);
             for ((source, frame), client) in places.zip(clients.by_ref()) {
                 set_source(frame, client);
                 *source = client;
-                looking_up.look_up(frame);
                 len += 1;
             }
-            looking_up.decide();
+            let frames = &self.frames;
+            let frame = |at: usize| &*frames[at];
+            self.burst.judge::<Portable>(&self.snapshot, &self.flows, now, len, frame);
             for (&source, decision) in sources[..len].iter().zip(self.burst.decisions()) {
                 heed(source, decision.verdict, decision.inserted);
             }

@@ -17,6 +17,7 @@ use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::parse::parse;
 use vipdp_core::port::BURST;
 use vipdp_core::prefix::Prefix;
+use vipdp_core::processor::Portable;
 use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{
     Egress, Holding, Holdings, Ingress, Service, SharedMac, Snapshot, Vips,
@@ -188,11 +189,7 @@ proptest! {
         for (frames, passing) in &bursts {
             seconds += passing;
             let now = Now::of_ns(seconds * 1_000_000_000);
-            let mut looking_up = burst.begin(&snapshot, &together, now);
-            for frame in frames {
-                looking_up.look_up(frame);
-            }
-            looking_up.decide();
+            burst.judge::<Portable>(&snapshot, &together, now, frames.len(), |at| &frames[at]);
             prop_assert_eq!(burst.decisions(), one_by_one(&snapshot, &alone, now, frames));
             for (at, frame) in frames.iter().enumerate() {
                 prop_assert_eq!(burst.found(at).parsed(frame), parse(frame));

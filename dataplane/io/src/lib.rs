@@ -21,6 +21,7 @@ pub mod neighbor;
 mod packet_socket;
 pub mod peer_path;
 pub mod probe;
+pub mod processor;
 pub mod realtime;
 pub mod tap;
 pub mod tcp_md5;

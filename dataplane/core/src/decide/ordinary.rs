@@ -2,18 +2,29 @@
 //! packet of the network's.
 //!
 //! What such a packet is decided by is put together once for a burst. An untracked datagram has its verdict
-//! then after one hash and one look at its bucket; of a TCP segment remains what the flow table says.
+//! then after one hash and one look at its bucket; of a TCP segment remains what the flow table says. The hashes
+//! are computed for several packets side by side:
+//!
+//! ```text
+//!   16 frames --take--> batches: UDP and TCP of both families --finish--> the datagrams' decisions
+//!                       (words to hash, and what to do then)              the segments' keys; their
+//!                                                                         flows' lines are on the way
+//! ```
+//!
 //! Whatever is not that plain is left to [`lookup`](super::lookup) and [`decide`](super::decide): a bucket
 //! that is being handed over, a frame that a member has sent on, a sticky port, what is not for a VIP. What
 //! is said here is what they would say, as a test of [`Burst`](super::Burst) shows.
 
-use super::burst::Burst;
-use super::shared_mac::Segment;
-use super::{Decision, Now};
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::burst::Answers;
+use super::{Decision, Lookup, Now, lookup};
 use crate::bucket::Bucket;
 use crate::flow::FlowTable;
+use crate::hash::{LANES, Lanes};
 use crate::parse::ordinary::Shape;
-use crate::parse::{Payload, Transport};
+use crate::parse::{Payload, Ports, Transport, parse};
+use crate::processor::Processor;
 use crate::snapshot::{Ingress, Service, SharedMac, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::MacAddr;
@@ -61,43 +72,168 @@ impl<'a> Rules<'a> {
     /// Takes the next frame of a burst; false, and nothing is done, if the rules do not tell what becomes of
     /// it.
     #[inline(always)]
-    pub(super) fn judge(&self, frame: &[u8], burst: &mut Burst) -> bool {
+    pub(super) fn take(&self, frame: &[u8], answers: &mut Answers, batches: &mut Batches) -> bool {
         // An arm for each: what is known of a shape need not be asked for again.
-        let judged = match Shape::of(frame) {
-            Some(Shape::Udp4) => self.judge_as(Shape::Udp4, self.shared4, frame, burst),
-            Some(Shape::Tcp4) => self.judge_as(Shape::Tcp4, self.shared4, frame, burst),
-            Some(Shape::Udp6) => self.judge_as(Shape::Udp6, self.shared6, frame, burst),
-            Some(Shape::Tcp6) => self.judge_as(Shape::Tcp6, self.shared6, frame, burst),
+        let taken = match Shape::of(frame) {
+            Some(Shape::Udp4) => self.take_as(Shape::Udp4, self.shared4, frame, answers, batches),
+            Some(Shape::Tcp4) => self.take_as(Shape::Tcp4, self.shared4, frame, answers, batches),
+            Some(Shape::Udp6) => self.take_as(Shape::Udp6, self.shared6, frame, answers, batches),
+            Some(Shape::Tcp6) => self.take_as(Shape::Tcp6, self.shared6, frame, answers, batches),
             None => None,
         };
-        judged.is_some()
+        taken.is_some()
     }
 
     #[inline(always)]
-    fn judge_as(&self, shape: Shape, shared: u64, frame: &[u8], burst: &mut Burst) -> Option<()> {
+    fn take_as(
+        &self,
+        shape: Shape,
+        shared: u64,
+        frame: &[u8],
+        answers: &mut Answers,
+        batches: &mut Batches,
+    ) -> Option<()> {
         let Payload::Ip(packet) = shape.parse(frame)?.payload else { return None };
         let is_to_shared = u64::from_ne_bytes(*frame.first_chunk()?) & MAC_MASK == shared;
         if !(is_to_shared && self.service.vips.contains(packet.dst)) {
             return None;
         }
+        let hash = &self.service.client_hash;
         match packet.transport {
             Transport::Udp(ports) => {
                 if self.may_track >> (ports.dst % 64) & 1 != 0 {
                     return None;
                 }
-                let hash = self.service.client_hash.hash(packet.src, ports.src);
-                let place = self.snapshot.holdings.settled(Bucket::of_hash(hash))?;
-                burst.push_untracked(shape, place);
+                let at = answers.begin_datagram(shape);
+                match packet.src {
+                    IpAddr::V4(src) => batches.udp4.push(hash.words_v4(src, ports.src), at),
+                    IpAddr::V6(src) => batches.udp6.push(hash.words_v6(src, ports.src), at),
+                }
             }
             Transport::Tcp(ports, flags) => {
-                let hash = self.service.client_hash.hash(packet.src, ports.src);
-                let key = self.flows.key(hash, ports.src, packet.dst, ports.dst, TCP);
-                let bucket = Bucket::of_hash(hash);
-                burst.ask_segment(shape, Segment { key, bucket, flags, forwarded: false });
+                let vip = packet.dst;
+                let what = Asked { question: answers.begin_segment(shape, flags), ports, vip };
+                match packet.src {
+                    IpAddr::V4(src) => batches.tcp4.push(hash.words_v4(src, ports.src), what),
+                    IpAddr::V6(src) => batches.tcp6.push(hash.words_v6(src, ports.src), what),
+                }
             }
             _ => return None,
         }
         Some(())
+    }
+
+    /// Hashes the clients of all batches, decides on the datagrams and has the lines of the segments'
+    /// flows brought near. `frame` gives the bytes of packet `at`.
+    #[inline(always)]
+    pub(super) fn finish<'f, C: Processor>(
+        &self,
+        answers: &mut Answers,
+        batches: &mut Batches,
+        frame: impl Fn(usize) -> &'f [u8],
+    ) {
+        let Batches { udp4, tcp4, udp6, tcp6 } = batches;
+        self.finish_segments::<C, 1>(answers, tcp4);
+        self.finish_segments::<C, 3>(answers, tcp6);
+        self.finish_datagrams::<C, 1>(answers, udp4, &frame);
+        self.finish_datagrams::<C, 3>(answers, udp6, &frame);
+    }
+
+    #[inline(always)]
+    fn finish_datagrams<'f, C: Processor, const WORDS: usize>(
+        &self,
+        answers: &mut Answers,
+        batch: &mut Batch<WORDS, u8>,
+        frame: impl Fn(usize) -> &'f [u8],
+    ) {
+        if batch.clients.len() == 0 {
+            return;
+        }
+        C::hash(&mut batch.clients, &self.service.client_hash);
+        for (&hash, &at) in batch.clients.hashes().iter().zip(&batch.what) {
+            let at = usize::from(at);
+            match self.snapshot.holdings.settled(Bucket::of_hash(hash)) {
+                Some(place) => answers.decide_datagram(at, place),
+                None => answers.ask_again(at, lookup_again(self.service, self.flows, frame(at))),
+            }
+        }
+        batch.clients.clear();
+    }
+
+    #[inline(always)]
+    fn finish_segments<C: Processor, const WORDS: usize>(
+        &self,
+        answers: &mut Answers,
+        batch: &mut Batch<WORDS, Asked>,
+    ) {
+        if batch.clients.len() == 0 {
+            return;
+        }
+        C::hash(&mut batch.clients, &self.service.client_hash);
+        for (&hash, asked) in batch.clients.hashes().iter().zip(&batch.what) {
+            let &Asked { question, ports, vip } = asked;
+            let key = self.flows.key(hash, ports.src, vip, ports.dst, TCP);
+            self.flows.prefetch::<C>(key);
+            answers.complete_segment(question, key, Bucket::of_hash(hash));
+        }
+        batch.clients.clear();
+    }
+}
+
+/// A datagram of a bucket that is being handed over, or was lately, the long way.
+#[cold]
+fn lookup_again(service: &Service, flows: &FlowTable, frame: &[u8]) -> Lookup {
+    match parse(frame) {
+        Ok(parsed) => lookup(service, flows, &parsed),
+        Err(error) => unreachable!("an ordinary packet is refused: {error:?}"),
+    }
+}
+
+/// Packets of one shape whose clients are hashed together, and what else is known of each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batch<const WORDS: usize, T> {
+    clients: Lanes<WORDS>,
+    what: [T; LANES],
+}
+
+impl<const WORDS: usize, T> Batch<WORDS, T> {
+    #[inline(always)]
+    fn push(&mut self, words: [u64; WORDS], what: T) {
+        self.what[self.clients.len()] = what;
+        self.clients.push(words);
+    }
+}
+
+/// What a segment's key is made of beside its client, and where the question about it stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    question: u8,
+    ports: Ports,
+    vip: IpAddr,
+}
+
+/// The ordinary packets of a part of a burst, [`LANES`] at most: empty between two parts.
+#[derive(Clone, Debug)]
+pub(super) struct Batches {
+    udp4: Batch<1, u8>,
+    tcp4: Batch<1, Asked>,
+    udp6: Batch<3, u8>,
+    tcp6: Batch<3, Asked>,
+}
+
+impl Default for Batches {
+    fn default() -> Self {
+        let none = Asked {
+            question: 0,
+            ports: Ports { src: 0, dst: 0 },
+            vip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        };
+        Self {
+            udp4: Batch { clients: Lanes::NONE, what: [0; LANES] },
+            tcp4: Batch { clients: Lanes::NONE, what: [none; LANES] },
+            udp6: Batch { clients: Lanes::NONE, what: [0; LANES] },
+            tcp6: Batch { clients: Lanes::NONE, what: [none; LANES] },
+        }
     }
 }
 

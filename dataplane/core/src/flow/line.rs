@@ -47,12 +47,6 @@ impl Line {
         })
     }
 
-    /// Reads from the line, to pull it into the cache.
-    #[inline(always)]
-    pub(super) fn touch(&self) -> u64 {
-        self.0[0].load(Ordering::Relaxed)
-    }
-
     /// Puts `new` in the place of `old`. False, and nothing is changed, if something else is there.
     #[inline]
     pub(super) fn replace(&self, at: usize, old: u64, new: u64) -> bool {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::bucket::Bucket;
+use crate::processor::Processor;
 
 use super::entry::{Entry, FlowState, Seconds, Timeouts};
 use super::key::{FlowKey, Keyer};
@@ -144,14 +145,10 @@ impl FlowTable {
         self.keyer.fragments(client_hash, vip, protocol, id)
     }
 
-    /// Pulls the flow's line into the cache by reading from it. The result means nothing; hand it to
-    /// [`black_box`](std::hint::black_box), or the compiler takes the read out.
-    ///
-    /// For a burst, call it in a loop that does nothing else: it is a read, not a prefetch, and the
-    /// processor only gets some hundred instructions ahead of one that waits for memory.
-    #[inline]
-    pub fn touch(&self, key: FlowKey) -> u64 {
-        self.line(key).touch()
+    /// Begins to bring the flow's line near: for a burst's keys, as early as they are known.
+    #[inline(always)]
+    pub fn prefetch<C: Processor>(&self, key: FlowKey) {
+        C::prefetch(self.line(key));
     }
 
     /// The state of a flow, `None` if it is not here. Changes nothing.

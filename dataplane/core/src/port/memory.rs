@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{BURST, HEADROOM, Host, PIECES_MAX, Port, Refused, SuperPackets, Taken, TxWhole};
+use crate::processor::Portable;
 use crate::wire::vnet::Offload;
 
 /// Length of a frame's buffer, headroom included: that of the AF_XDP port.
@@ -81,6 +82,7 @@ impl MemoryPort {
 
 impl Port for MemoryPort {
     type Frame = MemoryFrame;
+    type Processor = Portable;
 
     fn rx_burst(&mut self, into: &mut Vec<MemoryFrame>) -> usize {
         let count = self.receiving.len().min(BURST);

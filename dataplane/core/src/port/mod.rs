@@ -18,6 +18,7 @@
 
 pub mod memory;
 
+use crate::processor::Processor;
 use crate::wire::vnet::Offload;
 
 /// Frames that are taken from a port at once, and the unit that a worker decides on.
@@ -34,6 +35,9 @@ pub const HEADROOM: usize = 64;
 pub trait Port {
     /// A frame of this port's memory, owned by whoever holds the value.
     type Frame;
+
+    /// The processor that the port's workers run on.
+    type Processor: Processor;
 
     /// Moves received frames to the end of `into`, at most [`BURST`], in the order of arrival.
     /// Returns how many.

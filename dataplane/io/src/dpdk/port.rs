@@ -259,6 +259,7 @@ impl DpdkPort {
 
 impl Port for DpdkPort {
     type Frame = Frame;
+    type Processor = crate::processor::Native;
 
     fn rx_burst(&mut self, into: &mut Vec<Frame>) -> usize {
         into.reserve(BURST);

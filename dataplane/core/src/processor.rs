@@ -1,0 +1,32 @@
+//! What a processor can do that safe Rust has no word for.
+//!
+//! `vipdp-io` has the implementation for the machine it runs on; a [`Port`](crate::port::Port) names it, so
+//! that all of this is dispatched statically. None of it changes a result.
+
+use crate::hash::{ClientHash, Lanes};
+
+/// A processor's own ways of doing things.
+pub trait Processor {
+    /// Begins to bring the cache line near that `place` starts in, and does not wait for it.
+    ///
+    /// A read waits: the processor only gets some hundred instructions ahead of one. So a prefetch
+    /// is what lets memory work while the next packets are parsed.
+    fn prefetch<T>(place: &T);
+
+    /// Hashes clients: [`Lanes::hash`], with the widest vectors that there are.
+    fn hash<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash);
+}
+
+/// Any processor: safe Rust alone. For tests; nothing is prefetched.
+#[derive(Clone, Copy, Debug)]
+pub struct Portable;
+
+impl Processor for Portable {
+    #[inline(always)]
+    fn prefetch<T>(_place: &T) {}
+
+    #[inline]
+    fn hash<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash) {
+        clients.hash_each(hash);
+    }
+}

@@ -1,0 +1,58 @@
+//! The processor that this is run on.
+
+use vipdp_core::hash::{ClientHash, Lanes};
+use vipdp_core::processor::Processor;
+
+/// Prefetches, and hashes in vectors as long as the processor's: of 512 bits with AVX-512 (x86-64-v4), of 256
+/// with AVX2 (x86-64-v3), else one client after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Native;
+
+impl Processor for Native {
+    #[inline(always)]
+    fn prefetch<T>(place: &T) {
+        let place = std::ptr::from_ref(place);
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch changes nothing that a program can see, whatever it is given.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: a prefetch changes nothing that a program can see, whatever it is given.
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{}]", in(reg) place,
+                options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = place;
+    }
+
+    #[inline]
+    fn hash<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+                // SAFETY: the processor has just said that it knows these instructions.
+                return unsafe { hash_avx512(clients, hash) };
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: as above.
+                return unsafe { hash_avx2(clients, hash) };
+            }
+        }
+        clients.hash_each(hash);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn hash_avx512<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash) {
+    clients.hash(hash);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn hash_avx2<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash) {
+    clients.hash(hash);
+}
