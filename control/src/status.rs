@@ -319,12 +319,41 @@ pub struct InterfaceStatus {
     pub shared_mac_v6: Option<String>,
     /// The name of its driver.
     pub driver: String,
-    /// Where the XDP program runs: `native` or `generic`.
+    /// What has it: `af_xdp` or `dpdk`.
+    pub backend: String,
+    /// Where the XDP program runs: `native` or `generic`; `none` with DPDK.
     pub xdp_mode: String,
     /// How many receive queues it has.
     pub queues: u32,
     /// The host's interface that accepted frames come out of.
     pub tap: String,
+    /// What DPDK says of the NIC, if it has that.
+    pub dpdk: Option<DpdkStatus>,
+}
+
+/// A NIC by DPDK. `name` is then the TAP in its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DpdkStatus {
+    /// The device and its arguments.
+    pub devargs: String,
+    /// Whether it has a link.
+    pub link_up: bool,
+    /// The link's speed in megabits per second; `null` where the driver does not know it.
+    pub speed_mbps: Option<u32>,
+    /// Whether it receives all frames, since it cannot tell those apart that are to come.
+    pub promiscuous: bool,
+    /// Frames that it received.
+    pub received: u64,
+    /// Frames that it transmitted.
+    pub transmitted: u64,
+    /// Frames dropped since the worker did not take them fast enough (`imissed`).
+    pub imissed: u64,
+    /// Frames received that were damaged, or too long (`ierrors`).
+    pub ierrors: u64,
+    /// Frames dropped since there was no memory to receive them into (`rx_nombuf`).
+    pub rx_nombuf: u64,
+    /// Frames that could not be transmitted (`oerrors`).
+    pub oerrors: u64,
 }
 
 /// What the XDP program decides by itself. No worker sees these packets.
@@ -359,6 +388,10 @@ pub struct WorkerStatus {
     pub from_host_cut: u64,
     /// Others of these, super-packets that the NIC, or the kernel before it, cut.
     pub from_host_whole: u64,
+    /// Frames left to the host by the interface, since they are of no service: only with DPDK.
+    pub to_nic_host: u64,
+    /// Frames that the host sent by the interface: only with DPDK.
+    pub from_nic_host: u64,
     /// Frames handed to the host as parts of super-packets.
     pub pass_coalesced: u64,
     /// Super-packets that these were handed over in.
@@ -373,6 +406,19 @@ pub struct WorkerStatus {
     pub drops: Counts,
     /// The kernel's own counts for the worker's socket: those of `XDP_STATISTICS`.
     pub kernel: KernelCounts,
+    /// What became of frames below the worker, with DPDK.
+    pub dpdk: Option<DpdkQueueCounts>,
+}
+
+/// What a port of DPDK's counts of frames that no worker sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DpdkQueueCounts {
+    /// Received in several pieces, since they are longer than a buffer.
+    pub unusable: u64,
+    /// Received with a wrong checksum, as the NIC says.
+    pub bad_checksum: u64,
+    /// Not transmitted, since neither the driver nor the port had room.
+    pub tx_refused: u64,
 }
 
 /// What was decided on received frames.

@@ -13,6 +13,16 @@ pub enum IoConfig {
     Dpdk(DpdkConfig),
 }
 
+impl IoConfig {
+    /// The backend's name in the configuration and in the status.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::AfXdp => "af_xdp",
+            Self::Dpdk(_) => "dpdk",
+        }
+    }
+}
+
 /// How DPDK has the NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DpdkConfig {
@@ -39,8 +49,8 @@ enum Backend {
     Dpdk,
 }
 
-/// The most receive queues: as many as a TAP has (`MAX_TAP_QUEUES` of the kernel's if_tap.h).
-const QUEUES_MAX: u64 = 256;
+/// The most receive queues: DPDK lets 128 threads in.
+const QUEUES_MAX: u64 = 64;
 /// The most bytes of a device's arguments, by far.
 const DEVARGS_MAX: usize = 1024;
 

@@ -15,25 +15,31 @@ use vipdp_core::tiered::TieredMac;
 use vipdp_core::verdict::DropReason;
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::worker::Shared;
+use vipdp_io::af_xdp::Statistics;
+#[cfg(feature = "dpdk")]
+use vipdp_io::dpdk::QueueStatistics;
 use vipdp_io::link::Link;
-use vipdp_io::xdp::AttachMode;
+use vipdp_io::xdp::{AttachMode, Program};
 
 use super::clock::monotonic_ns;
 use super::control::{ControlView, HeartbeatCounts};
 use super::mailbox::{Mailbox, NoAnswer};
-use super::reach::Intake;
+use super::reach::{Door, Intake};
 use super::reload::Reload;
 use super::routes_status;
 use super::workers::{PortCounts, WorkerThread, WorkerThreads};
 use crate::admin::{AdminHandler, Refusal};
 use crate::cluster::auth::OpenError;
 use crate::cluster::node::{Life, MemberView, State, View};
-use crate::config::{Config, IngressMode, offload_label};
+use crate::config::{Config, IngressMode, IoConfig, offload_label};
 use crate::health::{self, CheckView, Monitor};
+#[cfg(feature = "dpdk")]
+use crate::status::DpdkQueueCounts;
 use crate::status::{
-    AddressStatus, AdminStatus, BucketStatus, CheckState, CheckStatus, FORMAT, FlowStatus,
-    GatewayState, HeartbeatStatus, InterfaceStatus, KernelCounts, MemberState, MemberStatus,
-    NodeState, NodeStatus, OffloadStatus, SnapshotStatus, Status, VerdictCounts, WorkerStatus,
+    AddressStatus, AdminStatus, BucketStatus, CheckState, CheckStatus, DpdkStatus, FORMAT,
+    FlowStatus, GatewayState, HeartbeatStatus, InterfaceStatus, KernelCounts, MemberState,
+    MemberStatus, NodeState, NodeStatus, OffloadStatus, SnapshotStatus, Status, VerdictCounts,
+    WorkerStatus,
 };
 
 /// What does not change while the node runs, and where the rest is.
@@ -163,27 +169,37 @@ impl Handler {
             IngressMode::Tiered(_) | IngressMode::Anycast(_) => None,
         };
         let intake = intake.lock().unwrap_or_else(PoisonError::into_inner);
-        let xdp_mode = intake.program.attach_mode();
+        let xdp_mode = intake.door.program().map(Program::attach_mode);
+        let dpdk = dpdk(&config.node.io, &intake.door);
         InterfaceStatus {
             name: link.name.clone(),
             mac: link.mac.to_string(),
             shared_mac_v4: shared_mac.map(|macs| macs.v4.to_string()),
             shared_mac_v6: shared_mac.map(|macs| macs.v6.to_string()),
-            driver: link.driver().unwrap_or_else(|| "virtual".to_owned()),
+            driver: match &intake.door {
+                Door::Xdp(_) => link.driver().unwrap_or_else(|| "virtual".to_owned()),
+                #[cfg(feature = "dpdk")]
+                Door::Dpdk(nic) => nic.driver().to_owned(),
+            },
+            backend: config.node.io.label().to_owned(),
             xdp_mode: match xdp_mode {
-                AttachMode::Generic => "generic",
-                AttachMode::Native | AttachMode::Auto => "native",
+                None => "none",
+                Some(AttachMode::Generic) => "generic",
+                Some(AttachMode::Native | AttachMode::Auto) => "native",
             }
             .to_owned(),
             queues: *queues,
             tap: config.node.tap.as_str().to_owned(),
+            dpdk,
         }
     }
 
     fn offload(&self, config: &Config) -> Result<Option<OffloadStatus>, Refusal> {
-        let Some(mode) = config.node.offload else { return Ok(None) };
         let intake = self.facts.intake.lock().unwrap_or_else(PoisonError::into_inner);
-        let counted = intake.program.counters().map_err(|error| Refusal(error.to_string()))?;
+        let (Some(mode), Some(program)) = (config.node.offload, intake.door.program()) else {
+            return Ok(None);
+        };
+        let counted = program.counters().map_err(|error| Refusal(error.to_string()))?;
         Ok(Some(OffloadStatus {
             mode: offload_label(Some(mode)).to_owned(),
             dropped_by_offload: counted.offload_dropped,
@@ -202,6 +218,31 @@ impl Handler {
                 .collect(),
         }
     }
+}
+
+/// What DPDK says of the NIC, if it has that.
+#[cfg(feature = "dpdk")]
+fn dpdk(io: &IoConfig, door: &Door) -> Option<DpdkStatus> {
+    let (IoConfig::Dpdk(config), Door::Dpdk(nic)) = (io, door) else { return None };
+    let (link, counted) = (nic.link(), nic.statistics());
+    Some(DpdkStatus {
+        devargs: config.devargs.clone(),
+        link_up: link.is_up,
+        speed_mbps: link.speed_mbps,
+        promiscuous: nic.is_promiscuous(),
+        received: counted.received,
+        transmitted: counted.transmitted,
+        imissed: counted.missed,
+        ierrors: counted.errors,
+        rx_nombuf: counted.no_frame,
+        oerrors: counted.tx_errors,
+    })
+}
+
+/// No NIC is DPDK's.
+#[cfg(not(feature = "dpdk"))]
+fn dpdk(_: &IoConfig, _: &Door) -> Option<DpdkStatus> {
+    None
 }
 
 /// The members that are in the newest configuration, as the protocol sees them.
@@ -300,7 +341,12 @@ fn check(check: CheckView) -> CheckStatus {
 
 fn worker(thread: &WorkerThread) -> WorkerStatus {
     let counters: &WorkerCounters = &thread.counters;
-    let PortCounts::AfXdp(kernel) = *thread.below.lock().unwrap_or_else(PoisonError::into_inner);
+    let below = *thread.below.lock().unwrap_or_else(PoisonError::into_inner);
+    let (kernel, dpdk) = match below {
+        PortCounts::AfXdp(statistics) => (kernel_counts(&statistics), None),
+        #[cfg(feature = "dpdk")]
+        PortCounts::Dpdk(statistics) => (KernelCounts::default(), Some(dpdk_counts(&statistics))),
+    };
     WorkerStatus {
         queue: thread.queue,
         core: Some(thread.core as u32),
@@ -311,6 +357,8 @@ fn worker(thread: &WorkerThread) -> WorkerStatus {
         from_host: counters.get(Count::FromHost),
         from_host_cut: counters.get(Count::FromHostCut),
         from_host_whole: counters.get(Count::FromHostWhole),
+        to_nic_host: counters.get(Count::ToNicHost),
+        from_nic_host: counters.get(Count::FromNicHost),
         pass_coalesced: counters.get(Count::Coalesced),
         super_packets: counters.get(Count::SuperPackets),
         flows_inserted: counters.get(Count::FlowsInserted),
@@ -325,14 +373,28 @@ fn worker(thread: &WorkerThread) -> WorkerStatus {
         drops: DropReason::all()
             .map(|reason| (reason.label().to_owned(), counters.drops(reason)))
             .collect(),
-        kernel: KernelCounts {
-            rx_dropped: kernel.rx_dropped,
-            rx_invalid_descs: kernel.rx_invalid_descs,
-            tx_invalid_descs: kernel.tx_invalid_descs,
-            rx_ring_full: kernel.rx_ring_full,
-            rx_fill_ring_empty_descs: kernel.fill_ring_empty,
-            tx_ring_empty_descs: kernel.tx_ring_empty,
-        },
+        kernel,
+        dpdk,
+    }
+}
+
+const fn kernel_counts(statistics: &Statistics) -> KernelCounts {
+    KernelCounts {
+        rx_dropped: statistics.rx_dropped,
+        rx_invalid_descs: statistics.rx_invalid_descs,
+        tx_invalid_descs: statistics.tx_invalid_descs,
+        rx_ring_full: statistics.rx_ring_full,
+        rx_fill_ring_empty_descs: statistics.fill_ring_empty,
+        tx_ring_empty_descs: statistics.tx_ring_empty,
+    }
+}
+
+#[cfg(feature = "dpdk")]
+const fn dpdk_counts(statistics: &QueueStatistics) -> DpdkQueueCounts {
+    DpdkQueueCounts {
+        unusable: statistics.unusable,
+        bad_checksum: statistics.bad_checksum,
+        tx_refused: statistics.refused,
     }
 }
 

@@ -45,6 +45,7 @@ use tracing::{error, info, warn};
 use vipdp_core::anycast::Steering;
 use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{Publisher, Service};
+use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::worker::Shared;
 use vipdp_io::link::Link;
 use vipdp_io::peer_path::PeerPaths;
@@ -102,7 +103,6 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         realtime::lock_memory().context("heartbeats this fast need memory that stays in RAM")?;
         check_realtime()?;
     }
-    check_own_mac(config)?;
     let dataplane = DataPlane::start(config)?;
     let DataPlane {
         workers,
@@ -121,7 +121,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
             Offloading::new(maps, mode, Arc::clone(&shared.flows), monotonic_ns())
         });
     let workers = Arc::new(workers);
-    let xdp_mode = intake.program.attach_mode();
+    let door = intake.door.describe();
     let intake = Arc::new(Mutex::new(intake));
     let (mailbox, letters) = mailbox::mailbox().context("no descriptor for the control thread")?;
     let timing = cluster.timing();
@@ -181,7 +181,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
     info!(
         interface = config.node.interface.as_str(),
         queues,
-        xdp = ?xdp_mode,
+        %door,
         "running"
     );
 
@@ -375,16 +375,13 @@ fn member_macs(config: &Config) -> Box<MemberMacs> {
 }
 
 /// The others know this node by its MAC address, where the configuration says it.
-fn check_own_mac(config: &Config) -> Result<()> {
+fn check_own_mac(config: &Config, interface: &str, found: MacAddr) -> Result<()> {
     let Some(mac) = config.own_member().mac else { return Ok(()) };
-    let link = Link::read(config.node.interface.as_str())?;
     ensure!(
-        link.mac == mac,
-        "{}: member \"{}\": mac: found {mac}, but {} has {}: give that one, on all nodes",
+        found == mac,
+        "{}: member \"{}\": mac: found {mac}, but {interface} has {found}: give that one, on all nodes",
         config.node.cluster_path.display(),
         config.own_member().name,
-        link.name,
-        link.mac,
     );
     Ok(())
 }

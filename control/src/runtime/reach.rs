@@ -11,6 +11,8 @@ use vipdp_core::slot::Slot;
 use vipdp_core::snapshot::{Ingress, SharedMac};
 use vipdp_core::tiered::{Tiered, TieredMac, VirtualMac};
 use vipdp_core::wire::ethernet::MacAddr;
+#[cfg(feature = "dpdk")]
+use vipdp_io::dpdk::Nic;
 use vipdp_io::link::Link;
 use vipdp_io::membership::{Membership, MembershipError};
 use vipdp_io::xdp::{NextHops, Program, XdpError};
@@ -138,6 +140,12 @@ impl Reach {
         self
     }
 
+    /// The MAC addresses besides its own that frames to this node carry.
+    #[cfg(feature = "dpdk")]
+    pub fn macs(&self) -> &[MacAddr] {
+        &self.macs
+    }
+
     /// Whether frames to the VIPs may be addressed to the node itself: members send them on so, also
     /// where the router does not.
     pub fn is_by_own_mac(&self) -> bool {
@@ -172,10 +180,40 @@ pub fn displaced(running: &Config, new: &Config) -> Option<Slot> {
 /// What lets frames in: held until the host has the VIPs no more.
 #[derive(Debug)]
 pub struct Intake {
-    /// The XDP program on the NIC.
-    pub program: Program,
+    /// What tells which frames are vipdp's.
+    pub door: Door,
     /// What the NIC accepts beside its own address.
     pub membership: Membership,
+}
+
+/// What tells which frames are vipdp's.
+#[derive(Debug)]
+pub enum Door {
+    /// The XDP program, on a NIC of the kernel's.
+    Xdp(Program),
+    /// The workers, to which all frames come.
+    #[cfg(feature = "dpdk")]
+    Dpdk(Nic),
+}
+
+impl Door {
+    /// What it is, for the log.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Xdp(program) => format!("AF_XDP, program {:?}", program.attach_mode()),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(nic) => format!("DPDK, driver {}", nic.driver()),
+        }
+    }
+
+    /// The XDP program, if there is one.
+    pub fn program(&self) -> Option<&Program> {
+        match self {
+            Self::Xdp(program) => Some(program),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(_) => None,
+        }
+    }
 }
 
 /// The intake cannot be changed.
@@ -196,7 +234,12 @@ impl Intake {
     /// When the kernel refuses; then more is let in than before, or the same.
     pub fn change(&mut self, link: &Link, reach: &Reach) -> Result<(), IntakeError> {
         self.membership = reach.join(link)?;
-        self.program.set_next_hops(&reach.next_hops)?;
+        match &mut self.door {
+            Door::Xdp(program) => program.set_next_hops(&reach.next_hops)?,
+            // Workers know them by their snapshot.
+            #[cfg(feature = "dpdk")]
+            Door::Dpdk(_) => {}
+        }
         Ok(())
     }
 }

@@ -3,8 +3,9 @@
 use std::fmt::{self, Display, Write};
 
 use super::{
-    AddressStatus, BgpPeerStatus, CheckState, CheckStatus, Counts, GatewayState, KernelCounts,
-    MemberState, MemberStatus, NodeState, RoutesState, Status, WorkerStatus,
+    AddressStatus, BgpPeerStatus, CheckState, CheckStatus, Counts, DpdkQueueCounts, DpdkStatus,
+    GatewayState, KernelCounts, MemberState, MemberStatus, NodeState, RoutesState, Status,
+    WorkerStatus,
 };
 
 /// How many of its own next-hop addresses a node shows to people.
@@ -207,14 +208,26 @@ impl Status {
         let interface = &self.interface;
         writeln!(
             f,
-            "\ninterface {} ({}, driver {}, XDP {}, {}), host side {}",
+            "\ninterface {} ({}, driver {}, {}, {}), host side {}",
             interface.name,
             interface.mac,
             interface.driver,
-            interface.xdp_mode,
+            match &interface.dpdk {
+                None => format!("XDP {}", interface.xdp_mode),
+                Some(dpdk) => format!("DPDK {}", dpdk.devargs),
+            },
             plural(u64::from(interface.queues), "queue"),
             interface.tap
         )?;
+        if let Some(dpdk) = &interface.dpdk {
+            let link = match (dpdk.link_up, dpdk.speed_mbps) {
+                (false, _) => "down".to_owned(),
+                (true, None) => "up".to_owned(),
+                (true, Some(mbps)) => format!("up, {mbps} Mb/s"),
+            };
+            let filter = if dpdk.promiscuous { ", promiscuous" } else { "" };
+            writeln!(f, "link {link}{filter}")?;
+        }
         let (v4, v6) = (&interface.shared_mac_v4, &interface.shared_mac_v6);
         match (v4, v6) {
             (Some(v4), Some(v6)) if v4 == v6 => writeln!(f, "shared MAC {v4}")?,
@@ -254,6 +267,10 @@ impl Status {
             let super_packets = plural(super_packets, "super-packet");
             writeln!(f, "of PASS, {coalesced} frames in {super_packets}")?;
         }
+        let (to, from) = (total(|worker| worker.to_nic_host), total(|worker| worker.from_nic_host));
+        if self.interface.dpdk.is_some() {
+            writeln!(f, "beside the service, {to} frames to the host and {from} from it")?;
+        }
         let (cut, whole) =
             (total(|worker| worker.from_host_cut), total(|worker| worker.from_host_whole));
         if cut + whole > 0 {
@@ -264,6 +281,11 @@ impl Status {
         render_counts(f, "dropped", &drops)?;
         let kernel: Vec<_> = self.workers.iter().map(|worker| kernel(&worker.kernel)).collect();
         render_counts(f, "the kernel at the sockets", &sum(kernel.iter()))?;
+        let ports: Vec<_> =
+            self.workers.iter().filter_map(|worker| worker.dpdk).map(at_port).collect();
+        render_counts(f, "DPDK at the ports", &sum(ports.iter()))?;
+        let nic = self.interface.dpdk.as_ref().map(at_nic).unwrap_or_default();
+        render_counts(f, "the NIC", &nic)?;
 
         let used: u64 = self.flows.states.values().sum();
         writeln!(
@@ -376,14 +398,31 @@ fn worker_cells(worker: &WorkerStatus) -> Vec<String> {
 
 fn kernel(counts: &KernelCounts) -> Counts {
     // The kernel counts an empty transmit ring each time it looks: no sign of trouble.
-    let shown = [
+    named([
         ("rx_dropped", counts.rx_dropped),
         ("rx_fill_ring_empty_descs", counts.rx_fill_ring_empty_descs),
         ("rx_invalid_descs", counts.rx_invalid_descs),
         ("rx_ring_full", counts.rx_ring_full),
         ("tx_invalid_descs", counts.tx_invalid_descs),
-    ];
-    shown.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+    ])
+}
+
+fn named<const N: usize>(counts: [(&str, u64); N]) -> Counts {
+    counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+fn at_port(counts: DpdkQueueCounts) -> Counts {
+    let DpdkQueueCounts { unusable, bad_checksum, tx_refused } = counts;
+    named([("unusable", unusable), ("bad_checksum", bad_checksum), ("tx_refused", tx_refused)])
+}
+
+fn at_nic(nic: &DpdkStatus) -> Counts {
+    named([
+        ("imissed", nic.imissed),
+        ("ierrors", nic.ierrors),
+        ("rx_nombuf", nic.rx_nombuf),
+        ("oerrors", nic.oerrors),
+    ])
 }
 
 fn sum<'a>(maps: impl Iterator<Item = &'a Counts>) -> Counts {

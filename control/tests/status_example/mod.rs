@@ -32,6 +32,8 @@ fn worker(queue: u32, rx: u64, core: Option<u32>) -> WorkerStatus {
         from_host: rx / 2,
         from_host_cut: rx / 1000,
         from_host_whole: rx / 4,
+        to_nic_host: 0,
+        from_nic_host: 0,
         pass_coalesced: rx / 8,
         super_packets: rx / 32,
         flows_inserted: 21,
@@ -48,6 +50,7 @@ fn worker(queue: u32, rx: u64, core: Option<u32>) -> WorkerStatus {
             tx_ring_empty_descs: 1000,
             ..KernelCounts::default()
         },
+        dpdk: None,
     }
 }
 
@@ -118,9 +121,11 @@ pub fn status() -> Status {
             shared_mac_v4: Some("02:00:5e:00:00:35".into()),
             shared_mac_v6: Some("02:00:5e:00:00:35".into()),
             driver: "ice".into(),
+            backend: "af_xdp".into(),
             xdp_mode: "native".into(),
             queues: 2,
             tap: "vipdp0".into(),
+            dpdk: None,
         },
         offload: Some(OffloadStatus {
             mode: "full".into(),

@@ -1,4 +1,5 @@
-//! The TAP: the interface through which accepted frames enter the host.
+//! TAPs: the one through which accepted frames enter the host, and the one that stands in the place of a NIC
+//! that the kernel does not have.
 //!
 //! ```text
 //!   worker 0 -- TapQueue --+
@@ -6,16 +7,20 @@
 //!   worker n -- TapQueue --+
 //! ```
 //!
-//! It belongs to the process: when the last queue is closed, by an orderly end or by SIGKILL, the
+//! The first belongs to the process: when the last queue is closed, by an orderly end or by SIGKILL, the
 //! kernel removes the interface and with it the VIPs, its settings and the routes through it.
 //! A write is a frame's way into the stack, done in the caller's context when `write` returns. In front
 //! of each frame, either way, lies a [`vnet`] header: several packets of one flow can go as one, which
 //! costs the stack little more than a single one.
+//!
+//! The second is the operator's ([`Tap::attach`]), with the node's own addresses, and stays. Its carrier is the
+//! NIC's.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -66,6 +71,17 @@ pub enum TapError {
         /// The TAP.
         name: String,
     },
+    /// What should stand in the NIC's place does not.
+    #[error(
+        "interface {name}: {found}; with DPDK the host has a persistent TAP of that name in the NIC's place, \
+         with the node's own addresses: `ip tuntap add dev {name} mode tap multi_queue vnet_hdr` makes it"
+    )]
+    NotInPlace {
+        /// The interface.
+        name: String,
+        /// What is there.
+        found: &'static str,
+    },
     /// The kernel does not make it.
     #[error("TAP {name}: the kernel does not make it: {source}")]
     Create {
@@ -81,6 +97,11 @@ pub enum TapError {
 const OFFLOAD_TCP: libc::c_uint = 0x01 | 0x02 | 0x04 | 0x08;
 const OFFLOAD_UDP: libc::c_uint = 0x01 | 0x20 | 0x40;
 
+/// Flags of a TAP that sysfs shows (`IFF_*` in the kernel's include/uapi/linux/if_tun.h).
+const IFF_TAP: u32 = 0x0002;
+const IFF_MULTI_QUEUE: u32 = 0x0100;
+const IFF_PERSIST: u32 = 0x0800;
+
 mod ioctl {
     nix::ioctl_write_ptr_bad!(
         /// Makes the file a queue of the interface that the request describes.
@@ -92,6 +113,12 @@ mod ioctl {
         /// Says what the host may leave to us.
         tun_set_offload,
         nix::request_code_write!(b'T', 208, size_of::<libc::c_uint>())
+    );
+    nix::ioctl_write_ptr_bad!(
+        /// Says whether the TAP has a carrier.
+        tun_set_carrier,
+        nix::request_code_write!(b'T', 226, size_of::<libc::c_int>()),
+        libc::c_int
     );
 }
 
@@ -109,6 +136,63 @@ impl Tap {
     pub fn create(name: &str, queues: usize) -> Result<Vec<TapQueue>, TapError> {
         let request = request(name, queues)?;
         (0..queues).map(|queue| TapQueue::attach(name, &request, queue == 0)).collect()
+    }
+
+    /// Whether `name` is a TAP that the operator has made in a NIC's place, and that
+    /// [`attach`](Self::attach) may have.
+    ///
+    /// # Errors
+    /// [`TapError::NotInPlace`].
+    pub fn require(name: &str) -> Result<(), TapError> {
+        let error = |found| Err(TapError::NotInPlace { name: name.into(), found });
+        // Names that are none would lead elsewhere.
+        request(name, 1)?;
+        let directory = Path::new("/sys/class/net").join(name);
+        let Ok(text) = fs::read_to_string(directory.join("tun_flags")) else {
+            let is_there = directory.exists();
+            return error(if is_there { "it is no TAP" } else { "there is none of that name" });
+        };
+        let flags = text.trim().trim_start_matches("0x");
+        let flags = u32::from_str_radix(flags, 16).unwrap_or_default();
+        match flags {
+            _ if flags & IFF_TAP == 0 => error("it is a TUN and no TAP"),
+            _ if flags & IFF_PERSIST == 0 => error("it is a TAP that another program has made"),
+            _ if flags & IFF_MULTI_QUEUE == 0 => error("it is a TAP of a single queue"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Attaches to the TAP of that name in the calling thread's network namespace, which stands in a NIC's place
+    /// and outlives the process, and returns as many of its queues. It has a carrier from then on, as
+    /// long as any queue is open and [`Carrier`] does not say otherwise. The host sends single packets by
+    /// it, complete with their checksums.
+    ///
+    /// # Errors
+    /// [`TapError::NotInPlace`], or without the privilege to attach.
+    pub fn attach(name: &str, queues: usize) -> Result<Vec<TapQueue>, TapError> {
+        Self::require(name)?;
+        let mut request = request(name, queues)?;
+        // SAFETY: `request` built the union from its `ifru_flags`.
+        let flags = unsafe { request.ifr_ifru.ifru_flags } | libc::IFF_MULTI_QUEUE as libc::c_short;
+        request.ifr_ifru.ifru_flags = flags;
+        (0..queues).map(|_| TapQueue::attach(name, &request, false)).collect()
+    }
+}
+
+/// Says whether a TAP has a carrier: one that stands in a NIC's place has one when the NIC has a link.
+#[derive(Debug)]
+pub struct Carrier(File);
+
+impl Carrier {
+    /// Sets or takes the carrier.
+    ///
+    /// # Errors
+    /// When the TAP is gone.
+    pub fn set(&self, on: bool) -> io::Result<()> {
+        let on = libc::c_int::from(on);
+        // SAFETY: the descriptor is open; the kernel reads the number and keeps no pointer.
+        unsafe { ioctl::tun_set_carrier(self.0.as_raw_fd(), &raw const on) }?;
+        Ok(())
     }
 }
 
@@ -190,6 +274,14 @@ impl TapQueue {
     /// When the TAP is gone.
     pub fn ask_for_super_packets(&self) -> io::Result<()> {
         self.set_offload(OFFLOAD_TCP | OFFLOAD_UDP).or_else(|_| self.set_offload(OFFLOAD_TCP))
+    }
+
+    /// The means to set the TAP's carrier. It keeps this queue attached.
+    ///
+    /// # Errors
+    /// When the process may have no further descriptor.
+    pub fn carrier(&self) -> io::Result<Carrier> {
+        self.file.try_clone().map(Carrier)
     }
 
     /// Takes no super-packets from now on: each packet comes as a frame of its own.

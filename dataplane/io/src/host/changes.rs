@@ -43,7 +43,7 @@ const ADDRESS_POLL: Duration = Duration::from_millis(1);
 
 /// Makes changes by netlink.
 pub(super) struct Changes {
-    netlink: Netlink,
+    pub(super) netlink: Netlink,
 }
 
 impl Changes {
@@ -234,6 +234,9 @@ impl Changes {
         }
         for change in state.settings.iter().rev() {
             put_back(change, report);
+        }
+        if let Some(lent) = &state.lent_mac {
+            self.put_back_mac(lent, report);
         }
     }
 

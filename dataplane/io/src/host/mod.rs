@@ -9,6 +9,7 @@
 //! | `conf/NIC/drop_unicast_in_l2_multicast` 1, with a group MAC | a frame that the XDP program lets through must not reach the stack of every node | us |
 //! | `conf/NIC/rp_filter` 2 where it is strict, with packets to the VIPs by the NIC | a client is served whatever the route back to it | us |
 //! | `NIC/napi_defer_hard_irqs`, `gro_flush_timeout`, with busy polling: always, or [under load](crate::deferral) | the worker's poll takes the place of interrupts | us |
+//! | the MAC address of the TAP in the NIC's place, where the kernel has no NIC | it is the NIC's | us |
 //! | VIPs on another interface, as [`announced`](crate::announced) puts them there | a routing daemon announces them | us |
 //! | `ip rule from VIP lookup TABLE`, with `egress = "tap"` | replies go to the TAP | us |
 //!
@@ -46,6 +47,7 @@
 //! [`xdp`](crate::xdp).
 
 mod changes;
+mod lent_mac;
 pub(crate) mod setting;
 mod state;
 

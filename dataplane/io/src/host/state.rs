@@ -46,6 +46,18 @@ pub(super) struct State {
     /// none.
     #[serde(default)]
     pub(super) announced: Option<Announced>,
+    /// The MAC address that an interface has from its NIC. Files of older programs tell of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) lent_mac: Option<LentMac>,
+}
+
+/// A MAC address that an interface has for a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LentMac {
+    pub(super) interface: String,
+    pub(super) original: [u8; 6],
+    pub(super) ours: [u8; 6],
 }
 
 /// VIPs on an interface for a routing daemon.
@@ -172,6 +184,7 @@ impl StateFile {
             rules: Vec::new(),
             blackholes: Vec::new(),
             announced: None,
+            lent_mac: None,
         };
         Ok((Self { path, lock_path, _lock: lock, state: left.unwrap_or(new) }, found))
     }
@@ -195,6 +208,7 @@ impl StateFile {
         self.state.rules.clear();
         self.state.blackholes.clear();
         self.state.announced = None;
+        self.state.lent_mac = None;
         self.state.pid = std::process::id();
         self.save()
     }

@@ -10,7 +10,7 @@ use std::io;
 use std::net::IpAddr;
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
     LinkAttribute, LinkFlags, LinkLayerType, LinkMessage, State as LinkState,
 };
@@ -149,6 +149,25 @@ impl Link {
         Some(link)
     }
 
+    /// Whether it carries frames now, and each of its addresses can be used: IPv6's cannot be until the kernel has
+    /// asked whether anybody else has them, which begins with the carrier (RFC 4862, section 5.4).
+    ///
+    /// # Errors
+    /// When the kernel does not answer, or the interface is gone.
+    pub fn is_settled(name: &str) -> Result<bool, LinkError> {
+        let mut netlink = Netlink::open()?;
+        let link = Self::find(&mut netlink, name)?;
+        let mut is_settled = link.running;
+        each_address(&mut netlink, link.index, |message| {
+            let flags = message.attributes.iter().filter_map(|attribute| match attribute {
+                AddressAttribute::Flags(flags) => Some(*flags),
+                _ => None,
+            });
+            is_settled &= !flags.into_iter().any(|flags| flags.contains(AddressFlags::Tentative));
+        })?;
+        Ok(is_settled)
+    }
+
     /// Whether it has this address.
     pub fn has(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|&(own, _)| own == address)
@@ -200,15 +219,8 @@ fn interfaces() -> Vec<String> {
 
 /// The addresses of the interface with this index.
 fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<(IpAddr, u8)>, NetlinkError> {
-    let mut request = AddressMessage::default();
-    request.header.index = index;
-    let answer = netlink.dump("list addresses", &RouteNetlinkMessage::GetAddress(request))?;
     let mut addresses = Vec::new();
-    for message in answer {
-        let RouteNetlinkMessage::NewAddress(message) = message else { continue };
-        if message.header.index != index {
-            continue;
-        }
+    each_address(netlink, index, |message| {
         // IPv4 has the interface's own address in LOCAL, where ADDRESS may be the other end of a
         // point-to-point link; IPv6 has it in ADDRESS alone.
         let mut own = None;
@@ -220,7 +232,26 @@ fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<(IpAddr, u8)>, Net
             }
         }
         addresses.extend(own.map(|address| (address, message.header.prefix_len)));
-    }
+    })?;
     addresses.sort_unstable();
     Ok(addresses)
+}
+
+/// Calls `found` with what the kernel says of each address of the interface with this index.
+fn each_address(
+    netlink: &mut Netlink,
+    index: u32,
+    mut found: impl FnMut(&AddressMessage),
+) -> Result<(), NetlinkError> {
+    let mut request = AddressMessage::default();
+    request.header.index = index;
+    let answer = netlink.dump("list addresses", &RouteNetlinkMessage::GetAddress(request))?;
+    for message in &answer {
+        if let RouteNetlinkMessage::NewAddress(message) = message
+            && message.header.index == index
+        {
+            found(message);
+        }
+    }
+    Ok(())
 }
