@@ -15,6 +15,7 @@
 #include <rte_ether.h>
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
+#include <rte_mbuf_pool_ops.h>
 #include <rte_mempool.h>
 #include <rte_version.h>
 
@@ -177,10 +178,33 @@ int vipdp_dpdk_configure(uint16_t device, uint16_t queues, uint32_t mtu, uint16_
 	return negative(rte_eth_dev_adjust_nb_rx_tx_desc(device, rx_ring, tx_ring));
 }
 
-void *vipdp_dpdk_pool(const char *name, unsigned int frames, unsigned int cache, int socket)
+/*
+ * For a device that does no DMA the frames lie one behind the other, whatever the size of a page: they take
+ * less memory so, and the driver over AF_XDP takes it for granted that a pool is as long as all its frames.
+ */
+void *vipdp_dpdk_pool(const char *name, unsigned int frames, unsigned int cache, int socket, int is_virtual)
 {
-	return rte_pktmbuf_pool_create(name, frames, cache, 0, RTE_PKTMBUF_HEADROOM + DATA_ROOM,
-				       socket);
+	struct rte_pktmbuf_pool_private private = {
+		.mbuf_data_room_size = RTE_PKTMBUF_HEADROOM + DATA_ROOM,
+	};
+	unsigned int flags = is_virtual ? RTE_MEMPOOL_F_NO_IOVA_CONTIG : 0;
+	struct rte_mempool *pool =
+		rte_mempool_create_empty(name, frames,
+					 sizeof(struct rte_mbuf) + private.mbuf_data_room_size,
+					 cache, sizeof(private), socket, flags);
+
+	if (pool == NULL)
+		return NULL;
+	if (rte_mempool_set_ops_byname(pool, rte_mbuf_best_mempool_ops(), NULL) != 0)
+		goto failed;
+	rte_pktmbuf_pool_init(pool, &private);
+	if (rte_mempool_populate_default(pool) < 0)
+		goto failed;
+	rte_mempool_obj_iter(pool, rte_pktmbuf_init, NULL);
+	return pool;
+failed:
+	rte_mempool_free(pool);
+	return NULL;
 }
 
 int vipdp_dpdk_queue(uint16_t device, uint16_t queue, uint16_t rx_ring, uint16_t tx_ring, int socket,

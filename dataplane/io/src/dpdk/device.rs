@@ -248,7 +248,8 @@ impl Device {
             let name = CString::new(format!("vipdp-{queue}")).expect("without a NUL");
             // SAFETY: the name is read during the call.
             let pool = unsafe {
-                shim::vipdp_dpdk_pool(name.as_ptr(), options.frames_per_queue, CACHE, socket)
+                let (name, frames) = (name.as_ptr(), options.frames_per_queue);
+                shim::vipdp_dpdk_pool(name, frames, CACHE, socket, options.is_virtual().into())
             };
             let step = "taking memory for frames";
             let pool = NonNull::new(pool).ok_or((step, io::Error::from_raw_os_error(libc::ENOMEM)));

@@ -94,12 +94,13 @@ impl Options {
     }
 
     /// Addresses on a bus have a colon; names of virtual devices have none.
-    fn is_virtual(&self) -> bool {
+    pub(super) fn is_virtual(&self) -> bool {
         !self.devargs.split(',').next().is_some_and(|device| device.contains(':'))
     }
 
-    /// Without huge pages a frame has a page to itself, since it may not cross from one to another.
-    /// Beside them: rings of virtual devices, and what DPDK keeps its books in.
+    /// Without huge pages a frame that a device reads by itself has a page of its own, since it may not
+    /// cross from one to another. Beside frames: the rings, and what
+    /// DPDK keeps its books in.
     fn memory_mib(&self) -> u32 {
         64 + (self.queues * self.frames_per_queue * 4).div_ceil(1024)
     }

@@ -77,6 +77,7 @@ unsafe extern "C" {
         frames: c_uint,
         cache: c_uint,
         socket: c_int,
+        is_virtual: c_int,
     ) -> *mut c_void;
     pub(super) fn vipdp_dpdk_free_pool(pool: *mut c_void);
     pub(super) fn vipdp_dpdk_queue(

@@ -137,7 +137,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    fn open(interface: &str) -> io::Result<Self> {
+    pub fn open(interface: &str) -> io::Result<Self> {
         let index = nix::net::if_::if_nametoindex(interface)?.cast_signed();
         Ok(Self { sender: packet_socket(index, 0)?, receiver: packet_socket(index, EXPERIMENTAL)? })
     }
