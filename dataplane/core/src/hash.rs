@@ -71,7 +71,7 @@ impl ClientHash {
     /// The words that SipHash reads of an IPv4 client. They are little-endian, and the last one has the
     /// length in its highest byte.
     #[inline(always)]
-    pub(crate) fn words_v4(&self, client: Ipv4Addr, port: u16) -> [u64; 1] {
+    pub fn words_v4(&self, client: Ipv4Addr, port: u16) -> [u64; 1] {
         let port = u64::from(port.swap_bytes()) & self.port_mask;
         let address = u64::from(u32::from_le_bytes(client.octets()));
         [(self.port_len + (4 << 56)) | (port << 32) | address]
@@ -79,7 +79,7 @@ impl ClientHash {
 
     /// The same of an IPv6 client.
     #[inline(always)]
-    pub(crate) fn words_v6(&self, client: Ipv6Addr, port: u16) -> [u64; 3] {
+    pub fn words_v6(&self, client: Ipv6Addr, port: u16) -> [u64; 3] {
         let port = u64::from(port.swap_bytes()) & self.port_mask;
         let address = u128::from_le_bytes(client.octets());
         [address as u64, (address >> 64) as u64, (self.port_len + (16 << 56)) | port]
@@ -113,7 +113,7 @@ impl<const WORDS: usize> Lanes<WORDS> {
 
     /// Forgets all clients.
     #[inline(always)]
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.len = 0;
     }
 
@@ -122,7 +122,7 @@ impl<const WORDS: usize> Lanes<WORDS> {
     /// # Panics
     /// If there are [`LANES`] already.
     #[inline(always)]
-    pub(crate) fn push(&mut self, words: [u64; WORDS]) {
+    pub fn push(&mut self, words: [u64; WORDS]) {
         for (lane, word) in self.words.iter_mut().zip(words) {
             lane[self.len] = word;
         }
@@ -131,13 +131,19 @@ impl<const WORDS: usize> Lanes<WORDS> {
 
     /// How many clients there are.
     #[inline(always)]
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Whether there is none.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// The clients' hashes, once they have been computed.
     #[inline(always)]
-    pub(crate) fn hashes(&self) -> &[u64] {
+    pub fn hashes(&self) -> &[u64] {
         &self.hashes[..self.len]
     }
 
@@ -328,9 +334,11 @@ mod tests {
             let (v4, v6) = (of(|all| v4(all.0)), of(|all| v6(all.1)));
             for together in [true, false] {
                 if together {
-                    (lanes4.hash(&hash), lanes6.hash(&hash));
+                    lanes4.hash(&hash);
+                    lanes6.hash(&hash);
                 } else {
-                    (lanes4.hash_each(&hash), lanes6.hash_each(&hash));
+                    lanes4.hash_each(&hash);
+                    lanes6.hash_each(&hash);
                 }
                 prop_assert_eq!(lanes4.hashes(), &v4);
                 prop_assert_eq!(lanes6.hashes(), &v6);

@@ -56,3 +56,55 @@ fn hash_avx512<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash
 fn hash_avx2<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash) {
     clients.hash(hash);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use vipdp_core::hash::{HashInput, LANES};
+
+    fn all_ways<const WORDS: usize>(clients: &Lanes<WORDS>, hash: &ClientHash) -> Vec<Vec<u64>> {
+        let computed = |compute: &dyn Fn(&mut Lanes<WORDS>)| {
+            let mut clients = *clients;
+            compute(&mut clients);
+            clients.hashes().to_vec()
+        };
+        let mut ways = vec![computed(&|clients| Native::hash(clients, hash))];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has just said that it knows these instructions.
+            ways.push(computed(&|clients| unsafe { hash_avx2(clients, hash) }));
+        }
+        ways
+    }
+
+    proptest! {
+        #[test]
+        fn vectors_of_any_length_hash_as_one_after_the_other_does(
+            key: [u8; 16],
+            clients in prop::collection::vec((any::<u32>(), any::<u128>(), any::<u16>()), 0..=LANES),
+        ) {
+            let hash = ClientHash::new(key, HashInput::AddressAndPort);
+            let (mut v4, mut v6) = (Lanes::NONE, Lanes::NONE);
+            for &(a, b, port) in &clients {
+                v4.push(hash.words_v4(a.into(), port));
+                v6.push(hash.words_v6(b.into(), port));
+            }
+            let (ways4, ways6) = (all_ways(&v4, &hash), all_ways(&v6, &hash));
+            v4.hash_each(&hash);
+            v6.hash_each(&hash);
+            for (way4, way6) in ways4.iter().zip(&ways6) {
+                prop_assert_eq!(way4, v4.hashes());
+                prop_assert_eq!(way6, v6.hashes());
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefetch_of_anything_does_no_harm() {
+        let memory = [7_u64; 3];
+        Native::prefetch(&memory[2]);
+        Native::prefetch(&());
+        assert_eq!(memory, [7; 3]);
+    }
+}

@@ -146,7 +146,7 @@ impl<'a> Rules<'a> {
         batch: &mut Batch<WORDS, u8>,
         frame: impl Fn(usize) -> &'f [u8],
     ) {
-        if batch.clients.len() == 0 {
+        if batch.clients.is_empty() {
             return;
         }
         C::hash(&mut batch.clients, &self.service.client_hash);
@@ -166,7 +166,7 @@ impl<'a> Rules<'a> {
         answers: &mut Answers,
         batch: &mut Batch<WORDS, Asked>,
     ) {
-        if batch.clients.len() == 0 {
+        if batch.clients.is_empty() {
             return;
         }
         C::hash(&mut batch.clients, &self.service.client_hash);
