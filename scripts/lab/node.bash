@@ -190,11 +190,10 @@ $([[ $IO != af_xdp ]] || echo "offload = \"$OFFLOAD\"")
 tap = "vipdp0"
 flows_max = 65536
 state_dir = "$STATE/n$1/state"
-
-$(io_config)
 END
+    [[ $MODE != anycast ]] || announce_config "$1"
+    io_config
     [[ $MODE == anycast ]] || return 0
-    announce_config "$1"
     cat <<END
 
 [[check]]
@@ -220,7 +219,7 @@ io_config() {
     local driver=net_af_packet0
     [[ $IO != af_xdp ]] || return 0
     [[ $IO == dpdk ]] || driver=net_af_xdp0
-    printf '[io]\nbackend = "dpdk"\ndevargs = "%s,iface=phy0"\nhugepages = false\n' "$driver"
+    printf '\n[io]\nbackend = "dpdk"\ndevargs = "%s,iface=phy0"\nhugepages = false\n' "$driver"
 }
 
 # status_json NODE: what its vipdp says; fails if it does not answer.
