@@ -22,7 +22,7 @@ use vipdp_tests::lab::{Anycast, Lab, Options};
 use vipdp_tests::load::{Load, Report};
 use vipdp_tests::request::{Account, Requests};
 use vipdp_tests::status::Check;
-use vipdp_tests::transfer::{Plan, Transfer, plans};
+use vipdp_tests::transfer::{Plan, Transfer, UNTIL_STOPPED_S, plans};
 use vipdp_tests::wait::wait_until;
 
 const LEAVES: [&str; 4] = ["leaf1", "leaf2", "leaf3", "leaf4"];
@@ -282,7 +282,7 @@ impl<'l> Connections<'l> {
             let line_len = if number % 5 == 0 { 4_000 } else { plan.line_len };
             Plan { server: server.expect("both families are served"), line_len, ..plan }
         };
-        let plans = plans(self.next, count, 1_000, 2).into_iter().enumerate().map(to_vip);
+        let plans = plans(self.next, count, UNTIL_STOPPED_S, 2).into_iter().enumerate().map(to_vip);
         self.transfers.extend(Transfer::start_all(self.lab, &plans.collect::<Vec<_>>()));
         self.next += count;
     }

@@ -15,7 +15,7 @@ use vipdp_tests::clock::Moment;
 use vipdp_tests::lab::{Lab, Options};
 use vipdp_tests::load::{Load, Report};
 use vipdp_tests::stall::Stalled;
-use vipdp_tests::transfer::{Transfer, plans};
+use vipdp_tests::transfer::{Transfer, UNTIL_STOPPED_S, plans};
 use vipdp_tests::vipdp;
 use vipdp_tests::wait::wait_until;
 
@@ -52,12 +52,6 @@ fn assert_lost_only_at(lab: &Lab, report: &Report, crash: Moment) {
     assert!(elsewhere.is_empty(), "{} lost, ms after the crash: {times:?}", elsewhere.len());
 }
 
-#[track_caller]
-fn assert_all_finish(transfers: impl IntoIterator<Item = Transfer>) {
-    let broken: Vec<_> = transfers.into_iter().filter_map(|one| one.finish().err()).collect();
-    assert!(broken.is_empty(), "{} broke: {broken:#?}", broken.len());
-}
-
 /// The node that answers the DNS queries of a client now.
 fn dns_node(lab: &Lab, transfer: &Transfer) -> String {
     let vip = if transfer.source.is_ipv4() { "192.0.2.53" } else { "2001:db8:53::53" };
@@ -69,7 +63,7 @@ fn dns_node(lab: &Lab, transfer: &Transfer) -> String {
 #[test]
 fn a_crash_costs_400_ms_and_a_return_costs_nothing() {
     let lab = Lab::up(&Options { hold_s: 10, ..Options::default() });
-    let before_crash = Transfer::start_all(&lab, &plans(1, 40, 60, 10));
+    let before_crash = Transfer::start_all(&lab, &plans(1, 40, UNTIL_STOPPED_S, 10));
     let nodes: BTreeSet<_> = before_crash.iter().map(|one| one.node.as_str()).collect();
     assert_eq!(nodes, BTreeSet::from(NODES), "40 connections leave no node out");
     let (with_killed, with_others): (Vec<_>, Vec<_>) =
@@ -83,7 +77,7 @@ fn a_crash_costs_400_ms_and_a_return_costs_nothing() {
     let crash = lab.kill("n2");
     lab.say("n2 is killed");
     lab.wait_shared_by(&SURVIVORS, SOON);
-    let during_outage = Transfer::start_all(&lab, &plans(101, 40, 60, 10));
+    let during_outage = Transfer::start_all(&lab, &plans(101, 40, UNTIL_STOPPED_S, 10));
     let report = load.finish();
     assert_lost_only_at(&lab, &report, crash);
     report.assert_no_duplicates();
@@ -106,10 +100,7 @@ fn a_crash_costs_400_ms_and_a_return_costs_nothing() {
     let moved = during_outage.iter().filter(|one| dns_node(&lab, one) == "n2").count();
     assert!(moved > 0, "no connection is in a bucket that moved back");
     lab.say(&format!("{moved} connections are in buckets that moved back"));
-    assert!(with_others.iter().chain(&during_outage).all(|one| !one.is_over()), "too short");
-    with_others.iter().chain(&during_outage).for_each(Transfer::stop);
-    assert_all_finish(with_others);
-    assert_all_finish(during_outage);
+    Transfer::assert_all_end_well(with_others.into_iter().chain(during_outage).collect());
     lab.say("all transfers are complete");
     // Theirs was the node that died: nothing is promised, and they end.
     drop(with_killed);
@@ -118,7 +109,7 @@ fn a_crash_costs_400_ms_and_a_return_costs_nothing() {
 #[test]
 fn drain_and_stop_cost_no_query_and_drain_no_connection() {
     let lab = Lab::up(&Options::default());
-    let transfers = Transfer::start_all(&lab, &plans(1, 24, 8, 10));
+    let transfers = Transfer::start_all(&lab, &plans(1, 24, UNTIL_STOPPED_S, 10));
     let load = Load::start(&lab, LOAD);
     let client = lab.namespace("client");
 
@@ -132,7 +123,7 @@ fn drain_and_stop_cost_no_query_and_drain_no_connection() {
             assert_eq!((status.buckets.owned, status.node.state.as_str()), (0, "draining"));
         }
     }
-    assert_all_finish(transfers);
+    Transfer::assert_all_end_well(transfers);
 
     lab.topology("stop n3");
     assert!(lab.try_status("n3").is_none(), "n3 has not stopped");
@@ -147,7 +138,7 @@ fn drain_and_stop_cost_no_query_and_drain_no_connection() {
 #[test]
 fn a_stalled_control_thread_loses_its_buckets_and_keeps_its_connections() {
     let lab = Lab::up(&Options::default());
-    let transfers = Transfer::start_all(&lab, &plans(1, 24, 12, 10));
+    let transfers = Transfer::start_all(&lab, &plans(1, 24, UNTIL_STOPPED_S, 10));
     assert!(transfers.iter().any(|one| one.node == "n2"), "no connection is with n2");
     let from_n2 = format!("udp src port 53 and ether src {}", lab.mac("n2", "eth0"));
     let answers = Capture::start(&lab.namespace("sw"), "n2", &from_n2);
@@ -176,5 +167,5 @@ fn a_stalled_control_thread_loses_its_buckets_and_keeps_its_connections() {
     lab.wait_shared_by(&NODES, SOON);
     load.stop().assert_all_answered();
     Load::start(&lab, "--rate 2000 --duration 1").finish().assert_all_answered_once();
-    assert_all_finish(transfers);
+    Transfer::assert_all_end_well(transfers);
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use vipdp_tests::lab::{Lab, Options};
 use vipdp_tests::load::{Load, Report};
 use vipdp_tests::status::Offload;
-use vipdp_tests::transfer::{Transfer, plans};
+use vipdp_tests::transfer::{Transfer, UNTIL_STOPPED_S, plans};
 use vipdp_tests::vipdp;
 use vipdp_tests::wait::wait_until;
 
@@ -72,15 +72,9 @@ fn shares_queries(lab: &Lab, passes: bool) {
     assert!(wanted.contains(&passed), "{passed} of {QUERIES} passed");
 }
 
-#[track_caller]
-fn assert_all_finish(transfers: impl IntoIterator<Item = Transfer>) {
-    let broken: Vec<_> = transfers.into_iter().filter_map(|one| one.finish().err()).collect();
-    assert!(broken.is_empty(), "{} broke: {broken:#?}", broken.len());
-}
-
 /// Draining moves all of a node's buckets and back, and costs no query and no connection.
 fn drains(lab: &Lab) {
-    let transfers = Transfer::start_all(lab, &plans(1, 24, 60, 10));
+    let transfers = Transfer::start_all(lab, &plans(1, 24, UNTIL_STOPPED_S, 10));
     assert!(transfers.iter().any(|one| one.node == "n2"), "no connection is with n2");
     let load = Load::start(lab, "--rate 2000");
     let client = lab.namespace("client");
@@ -99,14 +93,12 @@ fn drains(lab: &Lab) {
         lab.say(&format!("{order} is done"));
     }
     load.stop().assert_all_answered();
-    assert!(transfers.iter().all(|one| !one.is_over()), "a connection has broken");
-    transfers.iter().for_each(Transfer::stop);
-    assert_all_finish(transfers);
+    Transfer::assert_all_end_well(transfers);
 }
 
 /// A node that is killed costs what was sent around that moment, and the connections that it had.
 fn survives_a_kill(lab: &Lab) {
-    let transfers = Transfer::start_all(lab, &plans(101, 24, 60, 10));
+    let transfers = Transfer::start_all(lab, &plans(101, 24, UNTIL_STOPPED_S, 10));
     let (with_killed, with_others): (Vec<_>, Vec<_>) =
         transfers.into_iter().partition(|one| one.node == "n2");
     let dropped = offload(lab, "n1").dropped_by_offload;
@@ -127,9 +119,7 @@ fn survives_a_kill(lab: &Lab) {
     lab.wait_shared_by(&NODES, SOON);
     lab.say("n2 has its buckets again");
     load.stop().assert_all_answered();
-    assert!(with_others.iter().all(|one| !one.is_over()), "a connection has broken");
-    with_others.iter().for_each(Transfer::stop);
-    assert_all_finish(with_others);
+    Transfer::assert_all_end_well(with_others);
     // Theirs was the node that died: nothing is promised, and they end.
     drop(with_killed);
 }

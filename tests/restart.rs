@@ -18,7 +18,7 @@ use vipdp_tests::clock::Moment;
 use vipdp_tests::lab::{Lab, Options};
 use vipdp_tests::load::Load;
 use vipdp_tests::programs::programs;
-use vipdp_tests::transfer::{Transfer, plans};
+use vipdp_tests::transfer::{Transfer, UNTIL_STOPPED_S, plans};
 use vipdp_tests::vipdp::{self, Config, Vipdp};
 use vipdp_tests::wait::wait_until;
 
@@ -73,7 +73,7 @@ fn restart(lab: &Lab, node: &str, end: End) {
 /// may notice.
 fn connections_survive(options: &Options) {
     let lab = Lab::up(options);
-    let transfers = Transfer::start_all(&lab, &plans(1, 60, 40, 10));
+    let transfers = Transfer::start_all(&lab, &plans(1, 60, UNTIL_STOPPED_S, 10));
     let resets = Capture::start(&lab.namespace("client"), "uplink", RESETS);
     for (node, end) in NODES.into_iter().zip([End::Kill, End::Stop, End::Service]) {
         let with_it = transfers.iter().filter(|one| one.node == node).count();
@@ -83,12 +83,7 @@ fn connections_survive(options: &Options) {
         assert_eq!(found.len(), 1, "{node} was started anew once");
         assert!(found[0] >= with_it, "{found:?} flows, {with_it} connections with {node}");
     }
-    let over = transfers.iter().filter(|one| one.is_over()).count();
-    assert_eq!(over, 0, "so many connections ended before the last restart was over");
-
-    transfers.iter().for_each(Transfer::stop);
-    let broken: Vec<_> = transfers.into_iter().filter_map(|one| one.finish().err()).collect();
-    assert!(broken.is_empty(), "{} broke: {broken:#?}", broken.len());
+    Transfer::assert_all_end_well(transfers);
     assert_eq!(resets.frames().len(), 0, "connections were reset");
     lab.say("all transfers are complete");
     let report = Load::start(&lab, "--rate 2000 --duration 2").finish();

@@ -26,7 +26,7 @@ use vipdp_tests::lab::{Lab, Options};
 use vipdp_tests::load::{Load, Report};
 use vipdp_tests::namespace::Namespace;
 use vipdp_tests::status::Address;
-use vipdp_tests::transfer::{Plan, Transfer, plans};
+use vipdp_tests::transfer::{Plan, Transfer, UNTIL_STOPPED_S, plans};
 use vipdp_tests::vipdp;
 use vipdp_tests::wait::wait_until;
 
@@ -238,7 +238,7 @@ fn connections(lab: &Lab, first: u16, count: u16, line_len: u32) -> Vec<Transfer
         Plan { server, line_len, ..plan }
     };
     let plans: Vec<_> =
-        plans(first, count, 1_000, 2).into_iter().enumerate().map(to_prefix).collect();
+        plans(first, count, UNTIL_STOPPED_S, 2).into_iter().enumerate().map(to_prefix).collect();
     Transfer::start_all(lab, &plans)
 }
 
@@ -255,13 +255,6 @@ fn assert_all_go_on(lab: &Lab, transfers: &mut Vec<Transfer>, what: &str) {
     let over: Vec<_> = over.into_iter().map(|one| (one.node.clone(), one.finish())).collect();
     assert!(over.is_empty(), "{} broke: {what}: {over:#?}", over.len());
     lab.say(&format!("all {} connections go on: {what}", transfers.len()));
-}
-
-#[track_caller]
-fn assert_all_end_well(transfers: Vec<Transfer>) {
-    transfers.iter().for_each(Transfer::stop);
-    let broken: Vec<_> = transfers.into_iter().filter_map(|one| one.finish().err()).collect();
-    assert!(broken.is_empty(), "{} broke: {broken:#?}", broken.len());
 }
 
 /// Gives a node an order.
@@ -355,7 +348,7 @@ fn what_is_planned_breaks_no_connection_and_a_crash_only_its_own() {
     let (with_n4, mut others): (Vec<_>, Vec<_>) =
         transfers.into_iter().partition(|one| one.node == "n4");
     assert_all_go_on(&lab, &mut others, "n4 has crashed");
-    assert_all_end_well(others);
+    Transfer::assert_all_end_well(others);
     let ended_well = with_n4.into_iter().filter_map(|one| one.finish().ok()).count();
     assert_eq!(ended_well, 0, "connections without anybody at their other end");
 
@@ -416,7 +409,7 @@ fn flows_are_found_where_the_router_spreads_anew(mac: &'static str) {
     order(&lab, "n2", "drain");
     lab.wait_shared_by(&["n1", "n3", "n4", "n5"], SOON);
     assert_all_go_on(&lab, &mut transfers, "n2 is drained");
-    assert_all_end_well(transfers);
+    Transfer::assert_all_end_well(transfers);
 }
 
 #[test]
@@ -463,7 +456,7 @@ fn transfers_pass_a_narrow_path(options: &Options) {
     narrow(&lab, 1_300);
     assert_all_go_on(&lab, &mut transfers, "a path of 1,300 bytes, n2 drained");
     assert_told(&lab, nodes, 1_300);
-    assert_all_end_well(transfers);
+    Transfer::assert_all_end_well(transfers);
 }
 
 #[test]

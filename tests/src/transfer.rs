@@ -20,6 +20,8 @@ use crate::namespace::Namespace;
 const PORT: u16 = 8080;
 /// Length of a line with its end, bytes, unless it is said.
 const LINE_LEN: u32 = 100;
+/// How long a transfer takes that the test is to stop, seconds: longer than any test.
+pub const UNTIL_STOPPED_S: u32 = 1_000;
 /// A connection that is silent for so long is broken: many times what a takeover takes, and enough
 /// for TCP to send a lost segment a few times.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -96,6 +98,14 @@ impl Transfer {
     /// Asks for its end, which comes with the next line.
     pub fn stop(&self) {
         self.course.enough.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks all for their end, and asserts that none has broken, now or before.
+    #[track_caller]
+    pub fn assert_all_end_well(transfers: Vec<Self>) {
+        transfers.iter().for_each(Self::stop);
+        let broken: Vec<_> = transfers.into_iter().filter_map(|one| one.finish().err()).collect();
+        assert!(broken.is_empty(), "{} broke: {broken:#?}", broken.len());
     }
 
     /// Waits for the end; what went wrong, if anything did.
