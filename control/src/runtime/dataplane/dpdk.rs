@@ -43,15 +43,18 @@ pub(super) fn start(config: &Config, dpdk: &DpdkConfig) -> Result<DataPlane> {
     let (nic, ports) = open(config, dpdk, &link, &reach)?;
     super::super::check_own_mac(config, &dpdk.devargs, nic.mac())?;
     let queues = nic.queues();
+    let taps = super::taps(config, queues)?;
+    let mut host = super::host_plan(config, &reach).apply()?;
+    // Before there is a carrier, with the first of which the interface gets an IPv6 link-local address made of the
+    // MAC address that it has then (RFC 4291, appendix A). Routers take the one for the other: FRR sends IPv4 by
+    // way of an unnumbered BGP peer to the MAC address that is in its link-local one.
+    host.lend_mac(interface, nic.mac())?;
     let nic_taps = Tap::attach(interface, queues as usize)?;
     let carrier = nic_taps[0].carrier().context("no descriptor for the carrier")?;
     carrier.set(nic.link().is_up).context("cannot set the carrier")?;
-    await_settled(interface, |link| link.running)?.require_running()?;
+    let link = await_settled(interface, |link| link.running)?;
+    link.require_running()?;
 
-    let taps = super::taps(config, queues)?;
-    let mut host = super::host_plan(config, &reach).apply()?;
-    host.lend_mac(interface, nic.mac())?;
-    let link = Link::read(interface)?;
     let membership = reach.join(&link)?;
     let egress = Some(EgressTable::new(&super::segment(config, &link)?)?);
     let service = super::service(config, &link, host.tap(), &reach);
