@@ -18,6 +18,8 @@
 //!  from 198.18.0.200, fd00:18::1:ffce on
 //! ```
 
+#[path = "../contract/mod.rs"]
+mod contract;
 mod frames;
 mod lab;
 
@@ -199,6 +201,16 @@ fn programs_that_are_started_do_not_get_the_socket() {
     let port = open(&lab, &Options::new(NODE, 0));
     let flags = fcntl(port.as_fd(), FcntlArg::F_GETFD).expect("flags");
     assert!(FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC));
+}
+
+#[test]
+fn the_contract_of_ports_holds() {
+    let lab = Lab::with_queues(1);
+    let (_program, mut ports) = node(&lab);
+    let [port] = ports.as_mut_slice() else { panic!("one queue") };
+    contract::check(port, &lab.wire(), |port| port.accounting().held);
+    settle(port);
+    assert_nothing_held(port);
 }
 
 #[test]
@@ -417,14 +429,13 @@ fn busy_polling_receives_and_transmits() {
 }
 
 #[test]
-fn under_load_it_drives_the_driver_and_hands_it_back_before_it_sleeps() {
-    const RING: u32 = 128;
+fn it_drives_the_driver_when_told_to_and_hands_it_back_before_it_sleeps() {
     let lab = Lab::with_queues(1);
     let keeper = inside(&lab.node, || Keeper::start(NODE)).expect("a thread");
     let deferral = keeper.deferral();
     let mut program = attach(&lab);
     let busy_poll = BusyPoll::UnderLoad(deferral.clone());
-    let mut port = open(&lab, &Options { busy_poll, rx_ring: RING, ..Options::new(NODE, 0) });
+    let mut port = open(&lab, &Options { busy_poll, ..Options::new(NODE, 0) });
     program.bind(0, &port).expect("bound");
     let (wire, frame) = (lab.wire(), frames::udp_flow(0));
     let wakeups = |port: &AfXdpPort| {
@@ -433,45 +444,41 @@ fn under_load_it_drives_the_driver_and_hands_it_back_before_it_sleeps() {
         wakeups.rx
     };
 
+    port.drive(false);
     port.housekeeping();
     port.rest();
     assert_eq!((wakeups(&port), deferral.is_on()), (0, false));
 
     for _ in 0..2 {
-        // More than half of the ring, before the worker comes.
-        let full = |port: &AfXdpPort| port.statistics().expect("statistics").rx_ring_full;
-        let full_before = full(&port);
-        until("the ring to be full", || {
-            wire.send(&frame);
-            full(&port) > full_before
-        });
         let before = wakeups(&port);
-        let mut ports = [port];
-        assert_eq!(receive(&mut ports, RING as usize).len(), RING as usize);
-        [port] = ports;
+        port.drive(true);
         until("interrupts to be put off", || deferral.is_on());
-        assert!(wakeups(&port) > before, "a call that runs the driver");
-        // What came too late for the ring.
-        let mut late = Vec::new();
-        until("nothing to be left", || {
-            let count = port.rx_burst(&mut late);
-            late.drain(..).for_each(|frame| port.recycle(frame));
-            port.housekeeping();
-            count == 0
-        });
-
-        for _ in 0..20 {
-            port.rest();
-            wire.send(&frame);
-            let ready = port.wait(lab::DEADLINE, None).expect("polled");
-            assert!(ready.port, "a lone frame ends the sleep");
+        for count in [1, 40] {
+            (0..count).for_each(|_| wire.send(&frame));
             let mut ports = [port];
-            assert_eq!(receive(&mut ports, 1).len(), 1);
+            assert_eq!(receive(&mut ports, count).len(), count);
             [port] = ports;
+        }
+        assert!(wakeups(&port) > before, "calls that run the driver");
+
+        // Asleep among load, and after it, when interrupts are still off for a while.
+        for is_under_load in [true, false] {
+            for _ in 0..20 {
+                port.drive(is_under_load);
+                port.housekeeping();
+                port.rest();
+                wire.send(&frame);
+                let ready = port.wait(lab::DEADLINE, None).expect("polled");
+                assert!(ready.port, "a lone frame ends the sleep");
+                let mut ports = [port];
+                assert_eq!(receive(&mut ports, 1).len(), 1);
+                [port] = ports;
+            }
         }
         until("interrupts to be as before", || !deferral.is_on());
         let before = wakeups(&port);
         port.housekeeping();
+        port.rest();
         assert_eq!(wakeups(&port), before, "without load it leaves the driver alone");
     }
     assert_nothing_held(&port);
