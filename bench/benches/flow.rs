@@ -7,7 +7,6 @@
 
 mod cpu_time;
 
-use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 

@@ -28,6 +28,7 @@ use std::net::IpAddr;
 
 use crate::parse::{Fragment, IpPacket, Ports, Transport};
 use crate::port::{BURST, SuperPackets};
+use crate::wire::checksum::Checksum;
 use packet::{Continuation, Packet};
 pub use packet::{HEADERS_MAX, Headers};
 
@@ -63,6 +64,8 @@ pub struct Coalescer {
 #[derive(Clone, Copy, Debug, Default)]
 struct Run {
     first: Packet,
+    /// Of the first packet, and so of all.
+    flow_sum: Checksum,
     last: u8,
     count: u8,
     /// Length of all payloads, in bytes.
@@ -139,15 +142,17 @@ impl Coalescer {
             let Some(first) = Packet::joinable(head) else { return false };
             let payload_len = first.payload_len() as u16;
             let is_ended = first.is_last();
-            Run { first, last: leader as u8, count: 1, payload_len, is_ended }
+            let flow_sum = first.flow_sum(head);
+            Run { first, flow_sum, last: leader as u8, count: 1, payload_len, is_ended }
         };
-        let Some(packet) = Packet::joinable(bytes) else { return false };
+        let Some(packet) = run.first.joinable_to(bytes) else { return false };
         let before = Continuation { count: run.count, payload_len: run.payload_len };
         if run.is_ended || !packet.continues(bytes, &run.first, head, before) {
             return false;
         }
         // Last, since all bytes are read for it; the leader's when it is to lead.
-        if run.count == 1 && !run.first.is_intact(head) || !packet.is_intact(bytes) {
+        let is_intact = |packet: Packet, bytes| packet.is_intact(bytes, run.flow_sum);
+        if run.count == 1 && !is_intact(run.first, head) || !is_intact(packet, bytes) {
             return false;
         }
         self.next[usize::from(run.last)] = number as u8;
@@ -243,13 +248,20 @@ impl<'a> RunOf<'a> {
         run.first.headers(first, last, usize::from(run.payload_len))
     }
 
-    /// The payload of one of its frames.
-    ///
-    /// # Panics
-    /// If `frame` is not the bytes of one of its frames.
-    pub fn payload<'b>(&self, frame: &'b [u8]) -> &'b [u8] {
-        let packet = Packet::joinable(frame).expect("a frame of the run");
-        packet.payload(frame)
+    /// The payloads of its frames, in order. `frame` gives the bytes of the run's frames.
+    pub fn payloads<'b>(
+        &self,
+        frame: impl Fn(usize) -> &'b [u8],
+    ) -> impl Iterator<Item = &'b [u8]> {
+        let run = self.run();
+        // All headers are of one length, and all payloads but the last one.
+        let (at, len) = (run.first.payload_at(), run.first.payload_len());
+        let mut left = usize::from(run.payload_len);
+        self.frames().map(move |number| {
+            let payload = &frame(number)[at..][..len.min(left)];
+            left -= payload.len();
+            payload
+        })
     }
 
     fn run(&self) -> &'a Run {

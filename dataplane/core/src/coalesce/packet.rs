@@ -78,15 +78,42 @@ impl Packet {
     /// checksum yet.
     pub(super) fn joinable(frame: &[u8]) -> Option<Self> {
         let (protocol, transport, end) = network(frame)?;
+        let protocol = match (protocol, transport) {
+            (protocol::UDP, _) => SegmentedProtocol::Udp,
+            (_, TRANSPORT_V4) => SegmentedProtocol::TcpV4,
+            _ => SegmentedProtocol::TcpV6,
+        };
+        Self::behind(protocol, transport, end, frame)
+    }
+
+    /// The same of a frame that [`may_be_of_one_flow`] with the one that this packet is in, and in which
+    /// parsing has found a whole packet: what both have in common is not looked at again.
+    pub(super) fn joinable_to(&self, frame: &[u8]) -> Option<Self> {
+        let transport = usize::from(self.transport);
+        let (len_at, len_above) = match transport {
+            TRANSPORT_V4 => (NETWORK + 2, NETWORK),
+            _ => (NETWORK + 4, transport),
+        };
+        let len = u16::from_be_bytes(*frame.get(len_at..)?.first_chunk()?);
+        Self::behind(self.protocol, transport, len_above + usize::from(len), frame)
+    }
+
+    /// The packet whose transport header starts at `transport`, and which ends at `end`.
+    #[inline]
+    fn behind(
+        protocol: SegmentedProtocol,
+        transport: usize,
+        end: usize,
+        frame: &[u8],
+    ) -> Option<Self> {
         let header = frame.get(transport..end)?;
-        if protocol == protocol::UDP {
+        if protocol == SegmentedProtocol::Udp {
             let udp = udp::Header::new(header).ok()?;
             // More than the datagram are UDP options (RFC 9868).
             let is_whole = usize::from(udp.len()) == end - transport;
             if !is_whole || !udp.has_checksum() {
                 return None;
             }
-            let protocol = SegmentedProtocol::Udp;
             return Self::new(protocol, transport, udp::HEADER_LEN, end, false);
         }
         let tcp = tcp::Header::new(header).ok()?;
@@ -95,10 +122,6 @@ impl Packet {
         if tcp.flags() & !tcp::PSH != tcp::ACK || header[12] & 0x0f != 0 {
             return None;
         }
-        let protocol = match transport {
-            TRANSPORT_V4 => SegmentedProtocol::TcpV4,
-            _ => SegmentedProtocol::TcpV6,
-        };
         let is_last = tcp.flags() & tcp::PSH != 0;
         Self::new(protocol, transport, tcp.header_len(), end, is_last)
     }
@@ -150,10 +173,11 @@ impl Packet {
         }
     }
 
-    /// Whether the checksum is right, over all that it covers.
-    pub(super) fn is_intact(&self, frame: &[u8]) -> bool {
+    /// Whether the checksum is right, over all that it covers. `flow` is [`flow_sum`](Self::flow_sum) of
+    /// this packet, or of another one of its flow.
+    pub(super) fn is_intact(&self, frame: &[u8], flow: Checksum) -> bool {
         let summed = &frame[usize::from(self.transport)..usize::from(self.end)];
-        self.pseudo(frame, summed.len()).with(summed).is_intact()
+        flow.with_word(summed.len() as u16).with(summed).is_intact()
     }
 
     /// Length of the payload in bytes, never 0.
@@ -166,9 +190,9 @@ impl Packet {
         self.is_last
     }
 
-    /// The payload in its frame.
-    pub(super) fn payload<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
-        &frame[usize::from(self.payload)..usize::from(self.end)]
+    /// Where its payload starts in the frame.
+    pub(super) fn payload_at(&self) -> usize {
+        self.payload.into()
     }
 
     /// The transport header in its frame.
@@ -176,16 +200,17 @@ impl Packet {
         &frame[usize::from(self.transport)..usize::from(self.payload)]
     }
 
-    /// The sum of the pseudo-header (RFC 768, RFC 9293, section 3.1, RFC 8200, section 8.1) of a
-    /// transport header and payload of `len` bytes.
-    fn pseudo(&self, frame: &[u8], len: usize) -> Checksum {
+    /// The sum of the pseudo-header (RFC 768, RFC 9293, section 3.1, RFC 8200, section 8.1) but for the
+    /// length: the same for all packets of a flow.
+    pub(super) fn flow_sum(&self, frame: &[u8]) -> Checksum {
         let transport = usize::from(self.transport);
         let (addresses_len, protocol) = match transport {
             TRANSPORT_V4 => (8, frame[NETWORK + 9]),
             _ => (32, frame[NETWORK + 6]),
         };
-        let addresses = &frame[transport - addresses_len..transport];
-        Checksum::new().with(addresses).with(&[0, protocol]).with(&(len as u16).to_be_bytes())
+        Checksum::new()
+            .with(&frame[transport - addresses_len..transport])
+            .with_word(protocol.into())
     }
 
     /// The headers of the run that begins with this packet, in `first`, and ends with that in `last`.
@@ -205,7 +230,7 @@ impl Packet {
             }
         }
         // A partial checksum is the sum of the pseudo-header, and not its complement.
-        let pseudo = !self.pseudo(first, end - transport).finish();
+        let pseudo = !self.flow_sum(first).with_word((end - transport) as u16).finish();
         let offset = match self.protocol {
             SegmentedProtocol::Udp => {
                 let header = bytes[transport..].first_chunk_mut().expect("a whole header");

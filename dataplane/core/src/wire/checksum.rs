@@ -35,6 +35,13 @@ impl Checksum {
         Self(self.0 + u64::from(u16::from_be(fold(sum))))
     }
 
+    /// The sum with a 16-bit word added, by its value.
+    #[inline]
+    #[must_use]
+    pub const fn with_word(self, word: u16) -> Self {
+        Self(self.0 + word as u64)
+    }
+
     /// The checksum field's value for what was added, that field itself added as zero.
     #[inline]
     pub const fn finish(self) -> u16 {

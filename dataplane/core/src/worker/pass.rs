@@ -74,8 +74,8 @@ fn deliver_run<P: Port, H: Host>(
     let bytes = |number: usize| port.bytes(&passed[number]);
     let headers = run.headers(bytes);
     let mut pieces = [headers.bytes(); PIECES_MAX];
-    for (piece, number) in pieces[1..].iter_mut().zip(run.frames()) {
-        *piece = run.payload(bytes(number));
+    for (piece, payload) in pieces[1..].iter_mut().zip(run.payloads(bytes)) {
+        *piece = payload;
     }
     let count = run.count();
     match host.deliver(headers.offload, &pieces[..=count]) {
