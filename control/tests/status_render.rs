@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
 use vipdp::status::{
-    AddressStatus, BfdStatus, BgpPeerStatus, GatewayState, NodeState, RoutesState, RoutesStatus,
-    Status,
+    AddressStatus, BfdStatus, BgpPeerStatus, DpdkQueueCounts, DpdkStatus, GatewayState,
+    KernelCounts, NodeState, RoutesState, RoutesStatus, Status,
 };
 
 mod status_example;
@@ -46,6 +46,35 @@ fn trouble_is_seen() {
     status.heartbeats.rejected.clear();
     status.snapshots.retired = 5;
     assert_status_snapshot!("trouble", status.to_string());
+}
+
+#[test]
+fn a_node_over_dpdk_shows_what_becomes_of_its_nic() {
+    let mut status = status_example::status();
+    status.interface.backend = "dpdk".into();
+    status.interface.xdp_mode = "none".into();
+    status.interface.driver = "net_ice".into();
+    status.interface.queues = 1;
+    status.interface.dpdk = Some(DpdkStatus {
+        devargs: "0000:03:00.0".into(),
+        link_up: true,
+        speed_mbps: Some(25_000),
+        promiscuous: true,
+        received: 5_000,
+        transmitted: 40,
+        imissed: 7,
+        ierrors: 0,
+        rx_nombuf: 1,
+        oerrors: 0,
+    });
+    status.offload = None;
+    status.workers.truncate(1);
+    status.workers[0].kernel = KernelCounts::default();
+    (status.workers[0].to_nic_host, status.workers[0].from_nic_host) = (988, 28);
+    status.workers[0].dpdk = Some(DpdkQueueCounts { unusable: 0, bad_checksum: 3, tx_refused: 2 });
+    assert_status_snapshot!("dpdk", status.to_string());
+    status.interface.dpdk.as_mut().unwrap().link_up = false;
+    assert!(status.to_string().contains("\nlink down, promiscuous\n"));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, error, info, warn};
@@ -26,6 +26,7 @@ use vipdp_core::snapshot::{Holdings, Ingress, Publisher, Service, Snapshot};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::worker::HeardClaim;
 use vipdp_io::flow_file::FlowFile;
+use vipdp_io::link::{LinkNow, LinkWatch};
 use vipdp_io::neighbor::EgressTable;
 use vipdp_io::peer_path::PeerPaths;
 
@@ -133,6 +134,8 @@ pub struct Control {
     pub unresolved: Arc<crossbeam::queue::ArrayQueue<IpAddr>>,
     /// The kernel's routes and neighbours, with `egress = "tap"`.
     pub egress: Option<EgressTable>,
+    /// What becomes of the NIC.
+    pub link: LinkWatch,
     /// The router, with `partition = "gateway"`.
     pub gateway: Option<Gateway>,
     /// The routes to the VIPs, in the anycast mode.
@@ -215,11 +218,16 @@ impl Control {
         };
         self.step(&mut turn, now, Input::OwnMac(self.service.own_mac));
         self.watch_health(&mut turn, now);
+        // It may have gone down since it was looked at: drivers reset themselves for an XDP program.
+        let found = self.link.look();
+        self.follow_link(&mut turn, now, found)?;
         while !self.has_left(&turn) {
             self.sleep(&turn)?;
             self.receive(&mut turn)?;
             self.read_letters(&mut turn);
             let now = monotonic_ns();
+            let news = self.link.news();
+            self.follow_link(&mut turn, now, news)?;
             self.watch_gateway(&mut turn, now);
             self.watch_workers(&mut turn, now);
             self.watch_health(&mut turn, now);
@@ -311,7 +319,7 @@ impl Control {
         let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
         let gateway = self.gateway.iter().flat_map(Gateway::descriptors);
         let transport = self.transport.iter().map(Transport::as_fd);
-        let mut descriptors: Vec<_> = [self.letters.as_fd()]
+        let mut descriptors: Vec<_> = [self.letters.as_fd(), self.link.as_fd()]
             .into_iter()
             .chain(transport)
             .chain(gateway)
@@ -422,6 +430,23 @@ impl Control {
                 self.step(turn, monotonic_ns(), Input::Gateway(reached));
             }
         }
+    }
+
+    /// Without a link nobody can be served, and who serves instead is not heard.
+    fn follow_link(&mut self, turn: &mut Turn, now: u64, found: Option<LinkNow>) -> Result<()> {
+        let Some(found) = found else { return Ok(()) };
+        match found {
+            LinkNow::Up => info!("the NIC has a link again"),
+            LinkNow::Down => warn!("the NIC has no link: this node serves nobody until it has one"),
+            LinkNow::Gone => error!("the NIC is gone: this node serves nobody"),
+            LinkNow::Another => {
+                bail!(
+                    "there is another NIC of the same name, on which nothing is set up: start anew"
+                )
+            }
+        }
+        self.step(turn, now, Input::Link(found == LinkNow::Up));
+        Ok(())
     }
 
     /// Whether the router is reached decides who serves where the nodes lose each other.

@@ -47,7 +47,7 @@ use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{Publisher, Service};
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::worker::Shared;
-use vipdp_io::link::Link;
+use vipdp_io::link::{Link, LinkWatch};
 use vipdp_io::peer_path::PeerPaths;
 use vipdp_io::realtime;
 
@@ -130,6 +130,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
     let announcements = announcements(config, &link, &shared, &service, &timing)
         .context("cannot claim addresses")?;
     let paths = peer_paths(config)?;
+    let watch = LinkWatch::open(&link)?;
     let routes = match &config.node.announce {
         Some(announce) => {
             Some(Routes::start(config, announce).context("cannot announce routes to the VIPs")?)
@@ -150,6 +151,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         service,
         unresolved: Arc::clone(&shared.unresolved),
         egress,
+        link: watch,
         gateway,
         routes,
         paths,

@@ -126,6 +126,7 @@ fn by_wire(event: Event) -> Option<WireInput> {
         Event::Input(Input::Health { willing }) => Some(WireInput::Health { willing }),
         Event::Input(Input::Drain(on)) => Some(WireInput::Drain(on)),
         Event::Input(Input::Gateway(reached)) => Some(WireInput::Gateway(reached)),
+        Event::Input(Input::Link(up)) => Some(WireInput::Link(up)),
         Event::Input(Input::Tick) => Some(WireInput::Tick),
         Event::Input(
             Input::Message(_) | Input::Config(_) | Input::OwnMac(_) | Input::WireClaim { .. },

@@ -108,6 +108,8 @@ pub struct Node {
     /// Whether those that are unwell serve all the same: nobody is well.
     all_down: bool,
     gateway: bool,
+    /// Whether the NIC has a link.
+    link: bool,
     fenced: bool,
     /// Whether an operator was told of it.
     fence_told: bool,
@@ -188,6 +190,9 @@ pub enum Input {
     Drain(bool),
     /// Whether the router is reached. It is not until this says so.
     Gateway(bool),
+    /// Whether the NIC has a link. Until this is said, it has. Without one, nobody can be served, and nothing
+    /// is heard of who serves instead.
+    Link(bool),
     /// A new configuration was read. It is activated once all live peers have it too, and those
     /// that it removes have handed over what they have.
     Config(Arc<ClusterConfig>),
@@ -317,6 +322,7 @@ impl Node {
             recovered_until: None,
             all_down: false,
             gateway: false,
+            link: true,
             fenced: false,
             fence_told: false,
             majority_at: now_ns,
@@ -369,6 +375,7 @@ impl Node {
             Input::Health { willing } => self.set_well(willing),
             Input::Drain(drain) => self.set_draining(drain),
             Input::Gateway(reached) => self.set_gateway(reached),
+            Input::Link(up) => self.set_link(up),
             Input::Config(config) => self.stage(config),
             Input::OwnMac(mac) => self.own_mac = Some(mac),
             Input::WireClaim { address, mac } => self.hear_wire_claim(address, mac, out),

@@ -182,6 +182,13 @@ impl Node {
         self.gateway = reached;
     }
 
+    /// Whether the NIC has a link.
+    pub(super) fn set_link(&mut self, up: bool) {
+        self.beat_now |= up != self.link;
+        self.unsettled |= up != self.link;
+        self.link = up;
+    }
+
     /// Its state, as it tells it to others.
     pub(super) fn own_flags(&self) -> NodeFlags {
         NodeFlags::default()
@@ -233,11 +240,12 @@ impl Node {
         if self.listen_until.is_some() || self.superseded.is_some() {
             return;
         }
-        let fenced = match self.config.partition() {
+        let may_be_cut_off = match self.config.partition() {
             Partition::None => false,
             Partition::Majority => self.fenced && !(ticks && self.majority_knows_me()),
             Partition::Gateway => !self.gateway || self.reported_dead(),
         };
+        let fenced = !self.link || may_be_cut_off;
         self.set_fenced(fenced, out);
     }
 
@@ -255,8 +263,8 @@ impl Node {
         }
         if fenced {
             self.release_all(out);
-        } else if self.config.partition() == Partition::Gateway && self.misses_anybody() {
-            // The router was heard before the members were: they have served all this while.
+        } else if self.config.partition() != Partition::Majority && self.misses_anybody() {
+            // The link was there, or the router heard, before the members were: they have served all this while.
             self.listen();
         } else {
             // What one that was cut off did not hear may be claimed all the same.

@@ -527,6 +527,27 @@ fn fenced_nodes_have_nothing() {
     }
 }
 
+/// Also where nothing else tells whether it is cut off.
+#[test]
+fn a_node_without_a_link_has_nothing_and_listens_before_it_has_again() {
+    for partition in [Partition::None, Partition::Majority, Partition::Gateway] {
+        let mut rig = Rig::new([0, 1, 2], partition);
+        rig.bring(Owner);
+        rig.input(Input::Link(false));
+        assert_eq!((rig.at(), rig.node.state()), (Idle, State::Fenced), "{partition:?}");
+        rig.hand(1, 1);
+        assert_eq!(rig.at(), Idle, "{partition:?}");
+    }
+    let mut rig = Rig::new([0, 1, 2], Partition::None);
+    rig.bring(Owner);
+    rig.input(Input::Link(false));
+    // The others are not heard for so long that they are dead to it.
+    rig.pass(2 * D, &[]);
+    assert_eq!((rig.at(), rig.node.state()), (Idle, State::Fenced));
+    rig.input(Input::Link(true));
+    assert_eq!((rig.at(), rig.node.state()), (Idle, State::Listen));
+}
+
 #[test]
 fn a_node_that_listens_accepts_nothing() {
     let mut rig = Rig::new([0, 1, 2], Partition::None);

@@ -90,6 +90,8 @@ pub struct WireNode {
     draining: bool,
     willing: bool,
     gateway: bool,
+    /// Whether the NIC has a link.
+    link: bool,
     /// Whether an operator was told that it is cut off.
     fence_told: bool,
 
@@ -153,6 +155,8 @@ pub enum WireInput {
     Drain(bool),
     /// Whether the router is reached. It is not until this says so.
     Gateway(bool),
+    /// Whether the NIC has a link. Until this is said, it has.
+    Link(bool),
     /// A newer configuration was read, with the members' MAC addresses. It is activated at once:
     /// nobody tells what the others run.
     Config(Arc<ClusterConfig>, Box<MemberMacs>),
@@ -197,6 +201,7 @@ impl WireNode {
             draining: false,
             willing: true,
             gateway: false,
+            link: true,
             fence_told: false,
             addresses: addresses(&config),
             owned: BucketSet::EMPTY,
@@ -235,7 +240,10 @@ impl WireNode {
                 self.draining = draining;
                 self.next_due = self.now;
             }
-            WireInput::Gateway(reached) => self.set_gateway(reached),
+            WireInput::Gateway(reached) => {
+                self.set_cut_off(|node| node.gateway = reached);
+            }
+            WireInput::Link(up) => self.set_cut_off(|node| node.link = up),
             WireInput::Config(config, macs) => self.activate(config, macs, out),
             WireInput::Tick => {
                 self.started = true;
@@ -268,9 +276,9 @@ impl WireNode {
             && !self.is_fenced()
     }
 
-    /// Whether this node may be cut off. Without heartbeats there is no majority to count.
+    /// Whether this node is cut off, or may be. Without heartbeats there is no majority to count.
     fn is_fenced(&self) -> bool {
-        self.config.partition() == Partition::Gateway && !self.gateway
+        !self.link || self.config.partition() == Partition::Gateway && !self.gateway
     }
 
     /// T: how long a tier is waited for, in nanoseconds.
@@ -386,10 +394,10 @@ impl WireNode {
         }
     }
 
-    /// Whether the router is reached. One that was cut off may not have heard the others either.
-    fn set_gateway(&mut self, reached: bool) {
+    /// Takes in what may have cut it off, or does no longer. One that was may not have heard the others either.
+    fn set_cut_off(&mut self, take_in: impl FnOnce(&mut Self)) {
         let was_fenced = self.is_fenced();
-        self.gateway = reached;
+        take_in(self);
         if was_fenced && !self.is_fenced() && self.started {
             self.listen();
         }

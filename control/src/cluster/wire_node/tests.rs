@@ -387,6 +387,17 @@ fn a_node_that_does_not_reach_the_router_serves_nothing() {
 }
 
 #[test]
+fn a_node_without_a_link_serves_nothing_and_listens_before_it_serves_again() {
+    let mut rig = Rig::with(FIRST, parameters(3, 3));
+    assert_eq!(rig.run_until(T), [(T, "claims")]);
+    assert_eq!(rig.input(WireInput::Link(false)), ["fenced", "releases"]);
+    assert_eq!(rig.node.state(), State::Fenced);
+    assert_eq!(rig.run_until(10 * T), []);
+    assert_eq!(rig.input(WireInput::Link(true)), ["unfenced"]);
+    assert_eq!(rig.run_until(20 * T), [(11 * T, "claims")]);
+}
+
+#[test]
 fn a_newer_configuration_keeps_what_keeps_its_tiers() {
     let next = |change: fn(&mut Parameters)| {
         let mut parameters = parameters(3, 3);

@@ -4,6 +4,7 @@
 //! another MTU or more queues while vipdp runs.
 
 pub(crate) mod netlink;
+mod watch;
 
 use std::fs;
 use std::io;
@@ -18,6 +19,7 @@ use vipdp_core::wire::ethernet::MacAddr;
 
 use netlink::Netlink;
 pub use netlink::NetlinkError;
+pub use watch::{LinkNow, LinkWatch};
 
 /// Why an interface's facts cannot be had, or make it useless.
 #[derive(Debug, thiserror::Error)]
