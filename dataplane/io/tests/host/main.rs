@@ -18,6 +18,7 @@
 mod announced;
 mod anycast;
 mod coalesced;
+mod in_place;
 mod lab;
 mod networks;
 mod paths;
