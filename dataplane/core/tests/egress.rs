@@ -244,12 +244,29 @@ fn what_the_port_has_no_room_for_stays_with_the_host() {
 }
 
 #[test]
-fn more_packets_than_there_are_frames_are_lost_in_part_and_counted() {
+fn more_packets_than_there_are_frames_leave_one_ring_after_another() {
+    for vlan in [None, Some(9)] {
+        let (mut node, counters) = node(vlan);
+        let (offload, frame) = tcp_super_packet(CLIENTS[1], 60_000, 60);
+        let headers_len = usize::from(offload.segments.unwrap().headers_len);
+        node.host_mut().outgoing.push_back((offload, frame.clone()));
+        assert_eq!(poll(&mut node), 1_000);
+        let tag = if vlan.is_some() { 4 } else { 0 };
+        let (together, _) = payloads(&node.port().sent, headers_len + tag);
+        assert_eq!(together, frame[headers_len..]);
+        assert_eq!(counters.get(Count::Transmitted), 1_000);
+        assert_eq!(counters.drops_total(), 0);
+    }
+}
+
+#[test]
+fn what_a_wire_that_stands_still_has_no_room_for_is_counted() {
     let (mut node, counters) = node(None);
+    node.port_mut().stall();
     let (offload, frame) = tcp_super_packet(CLIENTS[1], 60_000, 60);
     node.host_mut().outgoing.push_back((offload, frame));
     assert_eq!(poll(&mut node), 1_000);
-    assert_eq!(node.port().sent.len() as u64, counters.get(Count::Transmitted));
-    assert_eq!(counters.get(Count::Transmitted) + counters.drops(DropReason::TxFull), 1_000);
     assert_eq!(node.port().sent.len(), FRAMES);
+    assert_eq!(counters.get(Count::Transmitted), FRAMES as u64);
+    assert_eq!(counters.drops(DropReason::TxFull), (1_000 - FRAMES) as u64);
 }

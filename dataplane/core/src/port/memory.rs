@@ -24,6 +24,8 @@ pub struct MemoryPort {
     frames: usize,
     /// How many frames one `tx_burst` takes.
     tx_room: usize,
+    /// Whether the wire takes no more: what was transmitted is not reaped.
+    is_stalled: bool,
 }
 
 /// A frame of a [`MemoryPort`].
@@ -60,6 +62,11 @@ impl MemoryPort {
     /// Lets one `tx_burst` take no more than `room` frames.
     pub fn limit_tx(&mut self, room: usize) {
         self.tx_room = room;
+    }
+
+    /// Keeps what is transmitted from now on in the ring for ever.
+    pub fn stall(&mut self) {
+        self.is_stalled = true;
     }
 
     /// Puts a frame on the wire towards the port.
@@ -146,7 +153,9 @@ impl Port for MemoryPort {
     }
 
     fn housekeeping(&mut self) {
-        self.free.append(&mut self.transmitting);
+        if !self.is_stalled {
+            self.free.append(&mut self.transmitting);
+        }
     }
 }
 

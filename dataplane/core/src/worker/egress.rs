@@ -24,6 +24,11 @@ use crate::wire::vnet::Offload;
 /// packet there is: IPv6's, whose length field does not count its header.
 pub(super) const BUFFER_LEN: usize = TAG_LEN + HEADER_LEN + 40 + 65_535;
 
+/// How often a worker lets the port transmit before a super-packet of more packets than its ring has room for
+/// loses its rest. 256: at a microsecond each, a NIC of 10 Gbit/s sends 3,800 packets of the shortest in the
+/// meantime; one that sends nothing holds the worker up for a quarter of a millisecond.
+const WAITS_MAX: u32 = 256;
+
 impl<P: Port, H: Host> Worker<P, H> {
     /// Takes frames that the host sends and queues what may leave, about a burst of it. What the port
     /// has no room for stays with the host, which then waits for us. Returns how many frames there were,
@@ -132,13 +137,29 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
         }
         self.counters.add(Count::FromHostCut, 1);
+        let mut waits = WAITS_MAX;
         for n in 0..cut.count() {
+            self.make_room(&mut waits);
             let emit = |into: &mut [u8]| {
                 cut.emit(n, into);
             };
             self.send_packet(cut.frame_len(n), frame_len_max, emit);
         }
         cut.count()
+    }
+
+    /// Sees to it that there is room for one more packet. If there is none, what is queued is transmitted
+    /// and reaped, as often as `waits` still allows; after that, what finds no room is lost.
+    #[inline]
+    fn make_room(&mut self, waits: &mut u32) {
+        if self.port.tx_room() > self.outgoing.len() {
+            return;
+        }
+        self.transmit();
+        while self.port.tx_room() == 0 && *waits > 0 {
+            *waits -= 1;
+            self.port.housekeeping();
+        }
     }
 
     /// Queues a packet of `len` bytes, link header included, which `emit` writes.
