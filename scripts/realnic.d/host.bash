@@ -12,6 +12,12 @@
 # The modules that the initramfs needs to reach the host's root. All others the guest finds there.
 BOOT_MODULES=(virtio_pci 9p 9pnet_virtio overlay)
 
+# On a busy machine a guest's kernel may measure its time-stamp counter wrongly, by several times. Of Intel's it takes the
+# counter for a clock, the cheapest one there is, and goes over to QEMU's timer when it sees that the two disagree.
+CPU=max,vendor=GenuineIntel
+KERNEL_ARGUMENTS=(console=ttyS0 quiet loglevel=4 panic=-1 panic_on_oops=1 no_timer_check
+    rcupdate.rcu_expedited=1 mitigations=off net.ifnames=0)
+
 # initramfs KERNEL-DIRECTORY VERSION FILE MAIN: writes an initramfs that goes on with the program MAIN of the host's.
 initramfs() {
     local kernel=$1 version=$2 file=$3 main=$4 root number=0 path
@@ -27,7 +33,8 @@ initramfs() {
             *.zst) zstd -dqc "$path" ;;
             *) cat "$path" ;;
         esac >"$root/modules/$number-$(basename "$path")"
-    done < <(modprobe -d "$kernel" -S "$version" -a --show-depends "${BOOT_MODULES[@]}" | awk '!seen[$0]++')
+    done < <(modprobe -d "$kernel" -S "$version" -a --show-depends "${BOOT_MODULES[@]}" |
+        awk '$1 == "insmod" && !seen[$0]++')
     (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1) >"$file"
     rm -rf "$root"
 }
@@ -55,10 +62,10 @@ boot() {
     shift 3
     # shellcheck disable=SC2054 # commas are QEMU's
     local -a arguments=(
-        -accel "tcg,thread=multi" -cpu max -smp "${GUEST_CORES:-2}" -m 2048 -machine q35,hpet=off
+        -accel "tcg,thread=multi" -cpu "$CPU" -smp "${GUEST_CORES:-2}" -m 2048 -machine q35,hpet=off
         -no-user-config -nodefaults -display none -no-reboot
         -kernel "$KERNEL/boot/vmlinuz-$(<"$KERNEL/version")" -initrd "$directory/initramfs"
-        -append "console=ttyS0 quiet loglevel=4 panic=-1 panic_on_oops=1 tsc=reliable rcupdate.rcu_expedited=1 mitigations=off net.ifnames=0 ${KERNEL_ARGUMENTS:-}"
+        -append "${KERNEL_ARGUMENTS[*]}"
         -virtfs "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap"
         -virtfs "local,path=$directory/out,mount_tag=out,security_model=none"
         -device virtio-rng-pci

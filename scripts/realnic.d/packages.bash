@@ -55,20 +55,31 @@ declare -A FETCHED=()
 # fetch_kernel SUITE: sets KERNEL to the directory of the suite's kernel; fails, with the reason on stderr, where it is
 # not to be had.
 fetch_kernel() {
-    local suite=$1 package
+    local suite=$1 package version parts
     KERNEL=$CACHE/kernel-$suite
     ! is_cached "$KERNEL" || return 0
     refresh_lists || return 1
-    package=$(own_apt apt-cache "$suite" depends linux-image-amd64 | awk '$1 == "Depends:" { print $2; exit }')
+    package=$(depends "$suite" linux-image-amd64 | grep -m 1 '^linux-image-[0-9]') || true
     [[ -n $package ]] || { warn "no suite $suite on the mirror" && return 1; }
+    version=${package#linux-image-}
+    # Since Linux 7 its modules, and the image itself, are in packages of their own.
+    mapfile -t parts < <(depends "$suite" "$package" | grep -Fx -e "linux-modules-$version" \
+        -e "linux-binary-$version" -e "linux-base-$version")
     rm -rf "$KERNEL"
-    download "$suite" "$KERNEL/packages" "$package" || return 1
+    download "$suite" "$KERNEL/packages" "$package" "${parts[@]}" || return 1
     unpack "$KERNEL" "${NOT_UNPACKED[@]/#/--exclude=}" || return 1
     # Debian 13 has its modules below /usr.
     [[ -d $KERNEL/lib ]] || ln -s usr/lib "$KERNEL/lib"
-    depmod -b "$KERNEL" "${package#linux-image-}" || return 1
-    finish "$KERNEL" "${package#linux-image-}"
+    if [[ ! -f $KERNEL/boot/vmlinuz-$version ]]; then
+        mkdir -p "$KERNEL/boot"
+        cp "$KERNEL/lib/modules/$version/vmlinuz" "$KERNEL/boot/vmlinuz-$version" || return 1
+    fi
+    depmod -b "$KERNEL" "$version" || return 1
+    finish "$KERNEL" "$version"
 }
+
+# depends SUITE PACKAGE: the packages that it depends on.
+depends() { own_apt apt-cache "$1" depends "$2" | awk '$1 == "Depends:" { print $2 }'; }
 
 # fetch_qemu SUITE: sets QEMU to the command of the suite's QEMU, or of the one installed for "installed".
 fetch_qemu() {

@@ -1,19 +1,24 @@
 # shellcheck shell=bash
 # The rows of the table: what each guest has, and what is expected of vipdp there.
 #
-# A function per row sets:
-#   TIER      first: from Debian's own suites, part of the tests; second: by hand
+# FAULTS are guests of the same kind, whose program is another one than the table's.
+#
+# A function per row, and per fault, sets:
+#   TIER      first: Debian's own QEMU; second: a newer one, by hand; faults
 #   TITLE     as the table says it
 #   SUITE     the suite of the kernel
 #   EMULATOR  installed, or the suite of QEMU
 #   DRIVER    kernel modules to load
 #   DEVICE    QEMU's device, with its properties
+#   PROGRAM   what runs in the guest (row.bash)
+#   WIRES     taps: scripts/realnic.d/host.bash draws them; cables: NIC 1 to NIC 3, NIC 2 to NIC 4, inside QEMU (taps)
 #   TAPS      queues of the TAP behind the NIC
 #   JOB       what the guest's program needs: see realnic.d/guest/row.bash
 #   WHY       sentences by column: why the driver cannot do better
 # shellcheck disable=SC2034
 
-ROWS=(virtio-net vmxnet3 e1000e)
+ROWS=(virtio-net vmxnet3 e1000e igb igb-zero-copy virtio-net-zero-copy)
+FAULTS=(netem unplug-virtio-net unplug-e1000e bond-active-backup bond-lacp)
 
 row_virtio-net() {
     TIER=first TITLE="virtio-net" SUITE=bookworm DRIVER=(virtio_net)
@@ -35,10 +40,65 @@ row_vmxnet3() {
 row_e1000e() {
     TIER=first TITLE="e1000e" SUITE=bookworm DRIVER=(e1000e)
     DEVICE=e1000e TAPS=1
-    JOB=([ATTACH]=generic [ZERO_COPY]=no [QUEUES]="1 1")
+    JOB=([ATTACH]=generic [ZERO_COPY]=no [QUEUES]="1 1" [CARRIER]=no)
     WHY=(
+        [failover]="QEMU's e1000e does not tell its driver of a pulled cable, so that it is a segment gone silent"
         [attach]="e1000e has no XDP, so that the program runs in the stack"
         [zero-copy]="zero-copy wants XDP in the driver"
         [queues]="e1000e has one receive queue"
     )
+}
+
+row_igb() {
+    TIER=second TITLE="igb" SUITE=bookworm EMULATOR=bookworm-backports DRIVER=(igb)
+    DEVICE=igb TAPS=1
+    JOB=([ATTACH]=native [ZERO_COPY]=no [QUEUES]="1 2")
+    WHY=([zero-copy]="igb has no AF_XDP zero-copy before Linux 6.14")
+}
+
+row_igb-zero-copy() {
+    TIER=second TITLE="igb, zero-copy" SUITE=trixie-backports EMULATOR=bookworm-backports DRIVER=(igb)
+    DEVICE=igb TAPS=1
+    JOB=([ATTACH]=native [ZERO_COPY]=yes [QUEUES]="1 2")
+}
+
+row_virtio-net-zero-copy() {
+    TIER=second TITLE="virtio-net, zero-copy" SUITE=trixie-backports EMULATOR=bookworm-backports DRIVER=(virtio_net)
+    # The driver maps AF_XDP's memory for the device by itself only where addresses are an IOMMU's.
+    DEVICE=virtio-net-pci,mq=on,vectors=6,iommu_platform=on,disable-legacy=on TAPS=2
+    JOB=([ATTACH]=native [ZERO_COPY]=yes [QUEUES]="1 2")
+}
+
+# virtio_nics: what faults have that need no NIC in particular.
+virtio_nics() {
+    TIER=faults SUITE=bookworm DRIVER=(virtio_net) DEVICE=virtio-net-pci TAPS=1
+}
+
+row_netem() {
+    virtio_nics
+    TITLE="netem on all hosts" PROGRAM=netem.bash
+}
+
+row_unplug-virtio-net() {
+    virtio_nics
+    TITLE="virtio-net starts again, and is unplugged" PROGRAM=unplug.bash
+    JOB=([RESETS]="ethtool -G eth0 rx 128")
+}
+
+row_unplug-e1000e() {
+    virtio_nics
+    TITLE="e1000e starts again, and is unplugged" PROGRAM=unplug.bash DRIVER=(e1000e) DEVICE=e1000e
+    JOB=([RESETS]="ethtool -r eth0;ethtool -G eth0 rx 512")
+}
+
+row_bond-active-backup() {
+    virtio_nics
+    TITLE="bonding, active-backup" PROGRAM=bonding.bash WIRES=cables
+    JOB=([BOND]=active-backup)
+}
+
+row_bond-lacp() {
+    virtio_nics
+    TITLE="bonding, 802.3ad (LACP)" PROGRAM=bonding.bash WIRES=cables
+    JOB=([BOND]=802.3ad)
 }

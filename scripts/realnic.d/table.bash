@@ -16,7 +16,7 @@ cell() {
         END { print !count ? "not checked" : failed ? "FAIL" : values ? values : "pass" }' "$1/out/results"
 }
 
-# print_table ROW...: Markdown, with the sentences that say why below, and the failures.
+# print_table ROW...: Markdown, with the sentences that say why below.
 print_table() {
     local row column index number=0 line
     local -a notes=()
@@ -43,6 +43,37 @@ print_table() {
     for ((index = 0; index < ${#notes[@]}; index++)); do
         say "$((++number)). ${notes[$index]}"
     done
+}
+
+# print_report ROW...: the table of those that are rows of it, the checks of those that are faults, and what failed.
+print_report() {
+    local row
+    local -a rows=() faults=()
+    for row; do
+        # shellcheck disable=SC2153 # rows.bash has them
+        if [[ " ${FAULTS[*]} " == *" $row "* ]]; then faults+=("$row"); else rows+=("$row"); fi
+    done
+    ((${#rows[@]} == 0)) || print_table "${rows[@]}"
+    ((${#faults[@]} == 0)) || print_faults "${faults[@]}"
+    print_failures "$@"
+}
+
+# print_faults FAULT...
+print_faults() {
+    local row
+    say
+    say "| guest | what was done | | what was seen |"
+    say "|---|---|---|---|"
+    for row; do
+        describe "$row"
+        [[ ! -f $OUT/$row/out/results ]] || awk -F '\t' -v title="$TITLE" \
+            '{ print "| " title " | " $3 " | " $2 " | " $4 " |" }' "$OUT/$row/out/results"
+    done
+    say
+}
+
+print_failures() {
+    local row
     for row; do
         [[ ! -f $OUT/$row/reason ]] || say "- **$row**: $(<"$OUT/$row/reason")"
         [[ ! -f $OUT/$row/out/results ]] || awk -F '\t' -v row="$row" \

@@ -10,6 +10,16 @@ OUT=/run/out
     exec {LOCK}</dev/null
 }
 
+# wait_for SECONDS COMMAND...: as the lab's, with four times the time: emulated cores are slow, those of a busy machine more so.
+wait_for() {
+    local deadline=$((SECONDS + 4 * $1))
+    shift
+    until "$@"; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.1
+    done
+}
+
 # check COLUMN WHAT COMMAND...: runs the command and records how it went. What it prints is the detail of a check that
 # passes, and the last line of it the reason of one that fails.
 check() {

@@ -7,6 +7,7 @@
 #   JOB_ATTACH, JOB_ZERO_COPY   what status is to say: native or generic, yes or no
 #   JOB_QUEUES                  how many queues the first and the second cluster have
 #   JOB_SPREAD                  "no" where frames come by one queue, however many there are
+#   JOB_CARRIER                 "no" where the driver does not hear of a pulled cable
 #   JOB_OFF                     features of the driver that XDP does not go with
 
 # queues N: the nodes' NICs use so many queues.
@@ -69,10 +70,7 @@ segment_up
 for node in n1 n2; do
     [[ -z ${JOB_OFF:-} ]] || on "$node" ethtool -K eth0 "$JOB_OFF" off
 done
-for node in n1 n2; do
-    mkdir -p "$STATE/$node"
-    dns_up "$node"
-done
+services_up
 echo "guest: segment up after $(cut -d ' ' -f 1 /proc/uptime) s"
 untagged
 tagged

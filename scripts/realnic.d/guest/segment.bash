@@ -86,8 +86,21 @@ keep_tags() {
     on "$1" ethtool -k eth0 | grep -q '^rx-vlan-offload: off' || fail "the NIC of $1 strips tags, and cannot but do so"
 }
 
+# services_up: the nodes' DNS servers.
+services_up() {
+    local node starting=()
+    for node in n1 n2; do
+        mkdir -p "$STATE/$node"
+        dns_up "$node" &
+        starting+=($!)
+    done
+    for node in "${starting[@]}"; do
+        wait "$node" || fail "a DNS server does not start"
+    done
+}
+
 # queues_of HOST: prints how many receive queues its NIC uses.
-queues_of() { on "$1" ethtool -n eth0 2>/dev/null | awk '/RX rings available/ { print $1 }' | grep . || say 1; }
+queues_of() { on "$1" find /sys/class/net/eth0/queues -name 'rx-*' | wc -l; }
 
 # cluster_files: the cluster's files and both nodes'.
 cluster_files() {
@@ -105,8 +118,8 @@ ${TAG:+vlan = $TAG}
 # An emulated core stands still now and then.
 [timing]
 heartbeat_ms = 200
-multiplier = 5
-hold_s = 4
+multiplier = 8
+hold_s = 7
 
 [[member]]
 slot = 0
@@ -121,7 +134,7 @@ END
     for number in 1 2; do
         cat >"$STATE/n$number/node.toml" <<END
 slot = $((number - 1))
-interface = "eth0"
+interface = "${INTERFACE:-eth0}"
 cluster = "../cluster.toml"
 heartbeat_interface = "$(device)"
 egress = "$EGRESS"
@@ -142,6 +155,9 @@ cluster_up() {
 }
 
 await_shared() { wait_for 40 is_balanced || fail "the nodes do not share the buckets: $(owned n1) and $(owned n2)"; }
+
+# status_json NODE: as the lab's, but that the admin socket is a file, for which no namespace need be entered.
+status_json() { timeout 5 "$BINARY" status --config "$STATE/$1/node.toml" --json 2>/dev/null; }
 
 # owned NODE: how many buckets it says that it has.
 owned() { status_json "$1" | jq .buckets.owned; }

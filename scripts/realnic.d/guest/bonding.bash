@@ -1,0 +1,86 @@
+# shellcheck shell=bash
+# vipdp on a bond: n1 has two NICs as one, to two ports of a switch; n2 and the client are on that switch by veths.
+#
+#   rn-n1  eth0 = bond of NIC 1 and NIC 2  ==two cables==  NIC 3 and NIC 4  rn-sw br0 --- veth rn-n2
+#                                                                                     --- veth rn-client
+# With active-backup the switch's two NICs are ports of its bridge; with 802.3ad they are a bond of their own, which
+# speaks LACP.
+
+declare -A PORTS=([n1a]=52:54:00:00:00:11 [n1b]=52:54:00:00:00:12 [swa]=52:54:00:00:00:21 [swb]=52:54:00:00:00:22)
+
+# take NAME NAMESPACE: moves a NIC there under that name.
+take() {
+    local interface
+    interface=$(interface_of "${PORTS[$1]}")
+    ip link set "$interface" netns "$PREFIX-$2" name "$1"
+}
+
+# bond NAMESPACE NAME MODE NIC NIC
+bond() {
+    local namespace=$PREFIX-$1 name=$2 mode=$3 nic
+    shift 3
+    # shellcheck disable=SC2046 # words
+    ip -n "$namespace" link add "$name" type bond mode "$mode" miimon 100 $([[ $mode != 802.3ad ]] || echo lacp_rate fast)
+    for nic; do
+        ip -n "$namespace" link set "$nic" down
+        ip -n "$namespace" link set "$nic" master "$name"
+        ip -n "$namespace" link set "$nic" up
+    done
+    ip -n "$namespace" link set "$name" up
+}
+
+# bonded_segment MODE: namespaces, bonds and bridge.
+bonded_segment() {
+    local host nic
+    for host in sw "${HOSTS[@]}"; do
+        ip netns add "$PREFIX-$host"
+        ip -n "$PREFIX-$host" link set lo up
+        on "$host" sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
+    done
+    take n1a n1 && take n1b n1 && take swa sw && take swb sw
+    ip -n "$PREFIX-sw" link add br0 type bridge forward_delay 0 mcast_snooping 0
+    ip -n "$PREFIX-sw" link set br0 up
+    bond n1 eth0 "$1" n1a n1b
+    if [[ $1 == 802.3ad ]]; then
+        bond sw trunk "$1" swa swb
+        ip -n "$PREFIX-sw" link set trunk master br0
+    else
+        for nic in swa swb; do
+            ip -n "$PREFIX-sw" link set "$nic" master br0 up
+        done
+    fi
+    for host in n2 client; do
+        ip link add "$host" netns "$PREFIX-sw" type veth peer name eth0 netns "$PREFIX-$host"
+        ip -n "$PREFIX-sw" link set "$host" master br0 up
+        ip -n "$PREFIX-$host" link set eth0 up
+    done
+    on client sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+    ip -n "$PREFIX-client" route add local "$SOURCES4" dev lo
+    ip -n "$PREFIX-client" -6 route add local "$SOURCES6" dev lo
+    for host in "${HOSTS[@]}"; do
+        address "$host"
+    done
+    wait_for 30 on client ping -q -c 1 -W 1 192.0.2.11 >/dev/null || fail "the client does not reach n1 by the bond"
+}
+
+# loses_port: one of the two cables is pulled; the bond goes on, and so does the cluster.
+loses_port() {
+    cable nic1 off
+    sleep 1
+    await_shared
+    answered_once "n1 n2"
+    cable nic1 on
+}
+
+modprobe bonding
+open_qmp
+check bond "$JOB_BOND" bonded_segment "$JOB_BOND"
+services_up
+cluster_files
+check bond "cluster starts" cluster_up
+say "n1: $(status_of n1 '.interface | "\(.driver) \(.xdp_mode), \(.queues) queues"')"
+check bond "each query once" answered_once "n1 n2"
+check bond "a cable pulled" loses_port
+check bond "each query once, with both cables" answered_once "n1 n2"
+check bond "n2 is killed" fails_over kill_node n2
+check bond "SIGTERM" cluster_down
