@@ -136,18 +136,24 @@ impl Coalescer {
         if !packet::may_be_of_one_flow(head, bytes) {
             return false;
         }
-        let mut run = if self.led & 1 << leader != 0 {
-            self.runs[leader]
-        } else {
+        if self.led & 1 << leader == 0 {
             let Some(first) = Packet::joinable(head) else { return false };
-            let payload_len = first.payload_len() as u16;
-            let is_ended = first.is_last();
-            let flow_sum = first.flow_sum(head);
-            Run { first, flow_sum, last: leader as u8, count: 1, payload_len, is_ended }
-        };
+            self.runs[leader] = Run {
+                first,
+                flow_sum: first.flow_sum(head),
+                last: leader as u8,
+                count: 1,
+                payload_len: first.payload_len() as u16,
+                is_ended: first.is_last(),
+            };
+        }
+        let run = &mut self.runs[leader];
+        if run.is_ended {
+            return false;
+        }
         let Some(packet) = run.first.joinable_to(bytes) else { return false };
         let before = Continuation { count: run.count, payload_len: run.payload_len };
-        if run.is_ended || !packet.continues(bytes, &run.first, head, before) {
+        if !packet.continues(bytes, &run.first, head, before) {
             return false;
         }
         // Last, since all bytes are read for it; the leader's when it is to lead.
@@ -162,7 +168,6 @@ impl Coalescer {
         run.is_ended = packet.is_last() || packet.payload_len() < run.first.payload_len();
         self.led |= 1 << leader;
         self.followers |= 1 << number;
-        self.runs[leader] = run;
         true
     }
 

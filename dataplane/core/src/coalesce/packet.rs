@@ -88,6 +88,7 @@ impl Packet {
 
     /// The same of a frame that [`may_be_of_one_flow`] with the one that this packet is in, and in which
     /// parsing has found a whole packet: what both have in common is not looked at again.
+    #[inline]
     pub(super) fn joinable_to(&self, frame: &[u8]) -> Option<Self> {
         let transport = usize::from(self.transport);
         let (len_at, len_above) = match transport {
@@ -148,6 +149,7 @@ impl Packet {
 
     /// Whether the packet in `frame` continues the run that begins with `first` in `head`: whose headers
     /// are the same where [`may_be_of_one_flow`] looks.
+    #[inline]
     pub(super) fn continues(
         &self,
         frame: &[u8],
@@ -175,6 +177,7 @@ impl Packet {
 
     /// Whether the checksum is right, over all that it covers. `flow` is [`flow_sum`](Self::flow_sum) of
     /// this packet, or of another one of its flow.
+    #[inline]
     pub(super) fn is_intact(&self, frame: &[u8], flow: Checksum) -> bool {
         let summed = &frame[usize::from(self.transport)..usize::from(self.end)];
         flow.with_word(summed.len() as u16).with(summed).is_intact()
@@ -290,9 +293,11 @@ fn network(frame: &[u8]) -> Option<(u8, usize, usize)> {
 /// Whether the identification is what the host will give to the packet: that of the run's first one plus
 /// its place in it, or anything if it has no meaning.
 fn counts_up(frame: &[u8], head: &[u8], place: u8) -> bool {
-    let [frame, head] = [frame, head].map(|frame| ipv4::Header::new(&frame[NETWORK..]));
-    let (Ok(frame), Ok(head)) = (frame, head) else { return false };
-    frame.dont_fragment() || frame.id() == head.id().wrapping_add(place.into())
+    let field =
+        |frame: &[u8], at| u16::from_be_bytes([frame[NETWORK + at], frame[NETWORK + at + 1]]);
+    // The bit DF, then the identifications.
+    let dont_fragment = field(frame, 6) & 0x4000 != 0;
+    dont_fragment || field(frame, 4) == field(head, 4).wrapping_add(place.into())
 }
 
 /// Whether a segment follows at once, in the sequence, `len` bytes from the run's first, and says
