@@ -216,13 +216,23 @@ fn tunnel_end(config: &Config) -> Option<TunnelEnd> {
 /// With packets by the NIC, that is in the stack where the NIC is virtual. A veth has told what another
 /// host's packets are before the program sees them, and does not look again when the program has
 /// addressed them to this one (`veth_xdp_rcv_skb` in the kernel's drivers/net/veth.c); the stack does.
+///
+/// On a bond too: its driver hangs the program on the NICs below, and a socket of the bond takes no frame
+/// that came by another interface (`xsk_rcv_check` in the kernel's net/xdp/xsk.c).
 fn attach_mode(config: &Config, link: &Link) -> AttachMode {
     let passes = config.node.offload == Some(OffloadMode::Full);
     let is_virtual = link.driver().is_none();
     match config.node.xdp {
-        XdpMode::Auto if passes && is_virtual => AttachMode::Generic,
+        XdpMode::Auto if link.is_bond() || passes && is_virtual => AttachMode::Generic,
         XdpMode::Auto => AttachMode::Auto,
         XdpMode::Native => {
+            if link.is_bond() {
+                warn!(
+                    interface = link.name.as_str(),
+                    "a bond with xdp = \"native\": the kernel may drop all packets to the VIPs; give \
+                     xdp = \"auto\""
+                );
+            }
             if passes && is_virtual {
                 warn!(
                     interface = link.name.as_str(),

@@ -9,6 +9,7 @@ mod watch;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
@@ -207,6 +208,11 @@ impl Link {
     pub fn driver(&self) -> Option<String> {
         let target = fs::read_link(format!("/sys/class/net/{}/device/driver", self.name)).ok()?;
         Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// Whether it is several NICs as one, by the kernel's bonding driver.
+    pub fn is_bond(&self) -> bool {
+        Path::new("/sys/class/net").join(&self.name).join("bonding").is_dir()
     }
 }
 
