@@ -47,12 +47,10 @@ record() {
 
 # evidence: leaves what tells why for the host.
 evidence() {
-    local node log
-    for log in "$STATE"/n*/vipdp.log; do
-        [[ -f $log ]] || continue
-        node=$(basename "$(dirname "$log")")
-        cp "$log" "$OUT/$node.log"
+    local node
+    for node in n1 n2; do
         status_json "$node" >"$OUT/$node.json" || true
+        ip -n "$PREFIX-$node" -s link >"$OUT/$node.links" || true
     done
     dmesg >"$OUT/dmesg.log"
 }

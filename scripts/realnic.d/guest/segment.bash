@@ -91,6 +91,8 @@ services_up() {
     local node starting=()
     for node in n1 n2; do
         mkdir -p "$STATE/$node"
+        # What vipdp says outlives the guest.
+        ln -s "$OUT/$node.log" "$STATE/$node/vipdp.log"
         dns_up "$node" &
         starting+=($!)
     done
