@@ -222,6 +222,10 @@ pub enum IntakeError {
     /// The NIC does not accept what it should.
     #[error(transparent)]
     Membership(#[from] MembershipError),
+    /// The NIC that DPDK has does not accept what it should.
+    #[cfg(feature = "dpdk")]
+    #[error("the NIC does not receive frames to further MAC addresses: {0}")]
+    Nic(std::io::Error),
     /// The XDP program does not take the next hops.
     #[error(transparent)]
     Xdp(#[from] XdpError),
@@ -236,9 +240,9 @@ impl Intake {
         self.membership = reach.join(link)?;
         match &mut self.door {
             Door::Xdp(program) => program.set_next_hops(&reach.next_hops)?,
-            // Workers know them by their snapshot.
+            // Workers know the next hops by their snapshot.
             #[cfg(feature = "dpdk")]
-            Door::Dpdk(_) => {}
+            Door::Dpdk(nic) => nic.receive_from(reach.macs()).map_err(IntakeError::Nic)?,
         }
         Ok(())
     }

@@ -47,6 +47,8 @@ pub(super) type Watcher = Box<dyn FnMut(bool) + Send>;
 enum Question {
     Statistics(Sender<Statistics>),
     Watch(Watcher),
+    /// To receive from these addresses too: whether it now receives all frames.
+    Receive(Vec<MacAddr>, Sender<io::Result<bool>>),
 }
 
 /// What keeps the device open. The last one to go waits until it is closed.
@@ -136,7 +138,7 @@ fn run(
         Err(error) => return told(tell, Err(error)),
     };
     match Device::open(options) {
-        Ok(device) => {
+        Ok(mut device) => {
             device.wait_for_link(link);
             let Device { number, info, is_promiscuous, ref pools, .. } = device;
             told(tell, Ok(Told { number, info, is_promiscuous, pools: pools.clone() }));
@@ -325,7 +327,7 @@ impl Device {
     }
 
     /// Watches the link and answers, until nobody is left to ask.
-    fn serve(&self, asked: &Receiver<Question>, cell: &LinkCell) {
+    fn serve(&mut self, asked: &Receiver<Question>, cell: &LinkCell) {
         let mut watcher: Option<Watcher> = None;
         let mut was_up = cell.get().is_up;
         loop {
@@ -335,6 +337,10 @@ impl Device {
                     let _ = answer.send(self.statistics());
                 }
                 Ok(Question::Watch(new)) => watcher = Some(new),
+                Ok(Question::Receive(macs, answer)) => {
+                    let received = self.receive_from(&macs).map(|()| self.is_promiscuous);
+                    let _ = answer.send(received.map_err(|(_, error)| error));
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -389,6 +395,13 @@ impl Handle {
         let (answer, answered) = mpsc::channel();
         self.ask(Question::Statistics(answer));
         answered.recv().unwrap_or_default()
+    }
+
+    /// Receives frames to these addresses too. Returns whether all frames are received now.
+    pub(super) fn receive_from(&self, macs: &[MacAddr]) -> io::Result<bool> {
+        let (answer, answered) = mpsc::channel();
+        self.ask(Question::Receive(macs.to_vec(), answer));
+        answered.recv().unwrap_or_else(|_| Err(io::Error::other("the thread of DPDK has ended")))
     }
 
     fn ask(&self, question: Question) {

@@ -33,7 +33,9 @@ mod options;
 mod port;
 mod shim;
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vipdp_core::wire::ethernet::MacAddr;
 
@@ -76,7 +78,7 @@ pub struct Nic {
     mac: MacAddr,
     driver: String,
     queues: u32,
-    is_promiscuous: bool,
+    is_promiscuous: AtomicBool,
 }
 
 impl Nic {
@@ -98,7 +100,7 @@ impl Nic {
             mac: MacAddr(info.mac),
             driver: device::driver(&info),
             queues: pools.len() as u32,
-            is_promiscuous,
+            is_promiscuous: is_promiscuous.into(),
         };
         Ok((nic, ports))
     }
@@ -120,7 +122,17 @@ impl Nic {
 
     /// Whether it receives all frames, since it cannot tell those apart that are to come.
     pub fn is_promiscuous(&self) -> bool {
-        self.is_promiscuous
+        self.is_promiscuous.load(Ordering::Relaxed)
+    }
+
+    /// Has the NIC receive frames to these MAC addresses too, by its filter or by receiving all frames.
+    ///
+    /// # Errors
+    /// When it can do neither.
+    pub fn receive_from(&self, macs: &[MacAddr]) -> io::Result<()> {
+        let is_promiscuous = self.handle.receive_from(macs)?;
+        self.is_promiscuous.store(is_promiscuous, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The link's state, at most 20 ms old.
@@ -146,7 +158,7 @@ impl std::fmt::Debug for Nic {
             .field("driver", &self.driver)
             .field("mac", &self.mac)
             .field("queues", &self.queues)
-            .field("is_promiscuous", &self.is_promiscuous)
+            .field("is_promiscuous", &self.is_promiscuous())
             .field("link", &self.link())
             .finish()
     }

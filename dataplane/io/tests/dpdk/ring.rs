@@ -133,11 +133,14 @@ fn queues_serve_threads_of_their_own_and_outlive_the_nic() {
 }
 
 #[test]
-fn a_device_with_a_filter_is_not_promiscuous() {
-    alone("ring::a_device_with_a_filter_is_not_promiscuous", || {
+fn a_device_is_promiscuous_once_its_filter_is_full() {
+    alone("ring::a_device_is_promiscuous_once_its_filter_is_full", || {
         let macs = vec![MacAddr([2, 0x76, 0, 0, 0, 1]), MacAddr([1, 0, 0x5e, 0, 0, 1])];
         let (nic, _ports) = Nic::open(&Options { macs, ..options("net_ring0") }).expect("opened");
         assert!(!nic.is_promiscuous());
+        // The filter has room for no more.
+        nic.receive_from(&[MacAddr([2, 0x76, 0, 0, 0, 2])]).expect("all frames come instead");
+        assert!(nic.is_promiscuous());
     });
 }
 
