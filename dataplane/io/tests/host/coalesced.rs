@@ -11,8 +11,10 @@ use vipdp_core::anycast::Anycast;
 use vipdp_core::counters::{Count, WorkerCounters};
 use vipdp_core::flow::FlowTable;
 use vipdp_core::hash::{ClientHash, HashInput};
+use vipdp_core::parse::{Payload, parse};
 use vipdp_core::port::memory::MemoryPort;
 use vipdp_core::port::{BURST, Refused};
+use vipdp_core::segment::Cut;
 use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{Holdings, Ingress, Service, Snapshot, Vips};
 use vipdp_core::tiered::PreviousOwners;
@@ -112,6 +114,35 @@ fn datagrams_of_a_super_packet_are_read_one_by_one() {
             let super_packets = passer.counters.get(Count::SuperPackets) - before;
             assert_eq!(super_packets, u64::from(taken.udp), "{vip}");
         }
+    });
+}
+
+/// What a worker does to a super-packet of the host's, for once received by a kernel, which verifies lengths
+/// and checksums.
+#[test]
+fn datagrams_cut_from_a_super_packet_are_read_one_by_one() {
+    let lab = Lab::new("cocut");
+    let state = tempfile::tempdir().unwrap();
+    lab.in_host(|| {
+        let mut passer = Passer::new(state.path(), TapQueue::refuse_super_packets);
+        for (vip, client) in VIPS.map(ip).into_iter().zip(CLIENTS.map(ip)) {
+            let socket = udp_socket(vip);
+            let whole = udp(NIC_MAC, (client, CLIENT_PORT), (vip, 53), &payloads(20).concat());
+            let parsed = parse(&whole).unwrap();
+            let Payload::Ip(packet) = &parsed.payload else { panic!("{parsed:?}") };
+            let segments =
+                Segments { protocol: SegmentedProtocol::Udp, size: 1_000, headers_len: 0 };
+            let network = usize::from(parsed.network_offset);
+            let cut = Cut::new(&whole, network, packet, segments).unwrap();
+            let frame = |n: usize| {
+                let mut frame = vec![0; cut.frame_len(n)];
+                cut.emit(n, &mut frame);
+                frame
+            };
+            passer.burst(&(0..cut.count()).map(frame).collect::<Vec<_>>());
+            assert_eq!(read_all(&socket, 20), payloads(20), "{vip}");
+        }
+        assert_eq!(passer.counters.get(Count::SuperPackets), 0);
     });
 }
 
