@@ -17,7 +17,7 @@
 #   WHY       sentences by column: why the driver cannot do better
 # shellcheck disable=SC2034
 
-ROWS=(virtio-net vmxnet3 e1000e igb igb-zero-copy virtio-net-zero-copy)
+ROWS=(virtio-net vmxnet3 e1000e igb igb-linux7 virtio-net-zero-copy)
 FAULTS=(netem unplug-virtio-net unplug-e1000e bond-active-backup bond-lacp)
 
 row_virtio-net() {
@@ -56,10 +56,11 @@ row_igb() {
     WHY=([zero-copy]="igb has no AF_XDP zero-copy before Linux 6.14")
 }
 
-row_igb-zero-copy() {
-    TIER=second TITLE="igb, zero-copy" SUITE=trixie-backports EMULATOR=bookworm-backports DRIVER=(igb)
+row_igb-linux7() {
+    TIER=second TITLE="igb, Linux 7" SUITE=trixie-backports EMULATOR=bookworm-backports DRIVER=(igb)
     DEVICE=igb TAPS=1
-    JOB=([ATTACH]=native [ZERO_COPY]=yes [QUEUES]="1 2")
+    JOB=([ATTACH]=native [ZERO_COPY]=no [QUEUES]="1 2")
+    WHY=([zero-copy]="igb loses frames above 1,024 bytes in zero-copy with frames of 2 KiB, so that vipdp has it copy")
 }
 
 row_virtio-net-zero-copy() {

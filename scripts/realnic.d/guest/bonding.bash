@@ -68,10 +68,13 @@ bonded_segment() {
 
 # loses_port: one of the two cables is pulled; the bond goes on, and so does the cluster.
 loses_port() {
+    # A cable has two ends, and both lose their carrier.
     cable nic1 off
+    cable nic3 off
     await_shared
     answered_once "n1 n2"
     cable nic1 on
+    cable nic3 on
 }
 
 modprobe bonding
