@@ -3,6 +3,8 @@
 pub mod command;
 pub mod compare;
 pub mod dns_load;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod handoff;
 pub mod pktgen;
 pub mod stream;

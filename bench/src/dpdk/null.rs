@@ -1,0 +1,124 @@
+//! Frames from a device that always has some and takes all, without a wire, a copy or a system call: all
+//! that is left is the driver's own handling of buffers, and the worker.
+//!
+//! The device does not write into its buffers, so that they hold what was put there before: datagrams of
+//! as many clients as there are buffers.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::time::ClockId;
+use vipdp_core::counters::WorkerCounters;
+use vipdp_core::port::{BURST, Port};
+use vipdp_core::snapshot::Publisher;
+use vipdp_core::worker::Worker;
+use vipdp_io::affinity;
+use vipdp_io::dpdk::{self, DpdkPort, Nic};
+
+use super::report::{Report, Unit};
+use super::{CLIENT_FIRST, Counting, OWN_MAC, PORT, SHARED_MAC, VIP, now_ns, shared, snapshot};
+use crate::pktgen::{Common, Template, Traffic};
+
+/// The length that the device says that its frames have, unless it is told.
+const FRAME_LEN: usize = 64;
+
+/// Turns of each case before those that count.
+const WARM_UP: u32 = 3;
+
+/// How to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Options {
+    /// Turns of each case.
+    #[arg(long, value_name = "N", default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+    /// Bursts of 64 in a turn.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    bursts: u32,
+    /// The core to measure on.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    core: usize,
+}
+
+/// What is done with the frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Case {
+    /// They are transmitted as they came, by the shim.
+    Forward,
+    /// The worker decides, and owns one bucket in so many, or none.
+    Worker(Option<usize>),
+}
+
+const CASES: [(&str, Case); 4] = [
+    ("receive, transmit", Case::Forward),
+    ("worker, nothing owned", Case::Worker(None)),
+    ("worker, 1/4 owned", Case::Worker(Some(4))),
+    ("worker, all owned", Case::Worker(Some(1))),
+];
+
+pub(super) fn run(options: &Options) -> Result<Report> {
+    affinity::pin(options.core)?;
+    let device = dpdk::Options { hugepages: false, ..dpdk::Options::new("net_null0") };
+    let (_nic, mut ports) = Nic::open(&device)?;
+    let mut port = ports.pop().context("the device has a queue")?;
+    port.enter_thread()?;
+    fill(&mut port)?;
+    let counters = Arc::<WorkerCounters>::default();
+    let shared = shared(None);
+    let mut publisher = Publisher::new(Arc::clone(&shared.publication));
+    let mut worker = Worker::new(port, Counting::default(), shared, counters);
+    let mut report = Report::new(Unit::NsPerPacket);
+    for round in 0..WARM_UP + options.rounds {
+        for (name, case) in CASES {
+            if let Case::Worker(every) = case {
+                publisher.publish(snapshot(every));
+            }
+            let before = worker.host().delivered;
+            let ns = turn(&mut worker, case, options.bursts)?;
+            let packets = f64::from(options.bursts) * BURST as f64;
+            let delivered = (worker.host().delivered - before) as f64 / packets;
+            let expected = match case {
+                Case::Worker(Some(every)) => 1.0 / every as f64,
+                Case::Worker(None) | Case::Forward => 0.0,
+            };
+            ensure!((delivered - expected).abs() < 0.1, "{name}: {delivered} were delivered");
+            if round >= WARM_UP {
+                report.sample(name, ns as f64 / packets);
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// Nanoseconds of this thread's that a turn takes.
+fn turn(worker: &mut Worker<DpdkPort, Counting>, case: Case, bursts: u32) -> Result<u64> {
+    let start = now_ns(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    for _ in 0..bursts {
+        let count = match case {
+            Case::Forward => worker.port_mut().forward(),
+            Case::Worker(_) => worker.poll_once(1_000_000_000),
+        };
+        ensure!(count == BURST, "a burst of {count}");
+    }
+    Ok(now_ns(ClockId::CLOCK_THREAD_CPUTIME_ID) - start)
+}
+
+/// Has every buffer hold a datagram to the service.
+fn fill(port: &mut DpdkPort) -> Result<()> {
+    let common = Common {
+        source_mac: OWN_MAC,
+        destination_mac: SHARED_MAC,
+        port_first: 1024,
+        port: PORT,
+        frame_len: FRAME_LEN,
+    };
+    let templates = Template::of(Traffic::Udp, &common, CLIENT_FIRST.into(), VIP.into())?;
+    let template = templates.first().context("a template")?;
+    let mut bytes = template.bytes.clone();
+    let mut frames: Vec<_> = std::iter::from_fn(|| port.alloc()).collect();
+    for (client, frame) in (0..).zip(&mut frames) {
+        template.fill(client, 1024, &mut bytes);
+        port.buffer_mut(frame)[..bytes.len()].copy_from_slice(&bytes);
+    }
+    frames.into_iter().for_each(|frame| port.recycle(frame));
+    Ok(())
+}
