@@ -121,8 +121,9 @@ impl DataPlane {
         let (flows, flow_file) = flow_table(config, &service.client_hash)?;
         let shared = shared(&service, flows, super::is_by_wire(config));
         let offload = offload(config, &mut program, &service)?;
+        let zero_copy = zero_copy(config, &link, program.attach_mode());
         let ports = (0..queues)
-            .map(|queue| open_port(config, &program, &host, queue))
+            .map(|queue| open_port(config, zero_copy, &host, queue))
             .collect::<Result<Vec<_>>>()?;
         for (queue, port) in (0..).zip(&ports) {
             program.bind(queue, port)?;
@@ -338,18 +339,33 @@ fn sends_super_packets(config: &Config) -> bool {
     config.node.egress == EgressMode::Tap && config.node.coalesce
 }
 
+/// Drivers that give the NIC whole KiB of a zero-copy frame's room: 1 of the 1,792 bytes that our frames
+/// have. What is longer comes in pieces then, and is lost, be it vipdp's or the kernel's
+/// (`igb_setup_srrctl` in the kernel's drivers/net/ethernet/intel/igb/igb_main.c; igc does the same).
+const ZERO_COPY_CUTS: [&str; 2] = ["igb", "igc"];
+
+/// Whether the NIC may write into the ports' memory.
+fn zero_copy(config: &Config, link: &Link, mode: AttachMode) -> af_xdp::ZeroCopy {
+    if config.node.zero_copy == ZeroCopy::Off || mode == AttachMode::Generic {
+        return af_xdp::ZeroCopy::Off;
+    }
+    match link.driver() {
+        Some(driver) if ZERO_COPY_CUTS.contains(&driver.as_str()) => {
+            info!(%driver, "no zero-copy: the driver would lose frames above 1,024 bytes");
+            af_xdp::ZeroCopy::Off
+        }
+        _ => af_xdp::ZeroCopy::Auto,
+    }
+}
+
 fn open_port(
     config: &Config,
-    program: &Program,
+    zero_copy: af_xdp::ZeroCopy,
     host: &HostGuard,
     queue: u32,
 ) -> Result<AfXdpPort> {
-    let generic = program.attach_mode() == AttachMode::Generic;
     let port = AfXdpPort::open(&af_xdp::Options {
-        zero_copy: match config.node.zero_copy {
-            ZeroCopy::Auto if !generic => af_xdp::ZeroCopy::Auto,
-            ZeroCopy::Auto | ZeroCopy::Off => af_xdp::ZeroCopy::Off,
-        },
+        zero_copy,
         busy_poll: match (config.node.poll, host.deferral()) {
             (PollMode::Busy, _) => BusyPoll::Always,
             (PollMode::Adaptive, Some(deferral)) => BusyPoll::UnderLoad(deferral),
