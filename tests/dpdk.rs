@@ -144,6 +144,10 @@ fn assert_lost_only_at(lab: &Lab, report: &Report, crash: Moment) {
 #[test]
 fn a_shared_mac_is_served_and_hosts_have_their_own_traffic() {
     let lab = with_dpdk("shared-mac", "unicast");
+    assert_own_traffic(&lab, "n1");
+    lab.say("a host has its own traffic");
+    // These can wait for a node that has just started to learn its gateway's MAC address.
+    assert_connections(&lab);
     let router = lab.namespace("router");
     let injector = Injector::open(&router, "lan");
     let questions = Questions::new(&injector, &lab.status("n1").interface, 20);
@@ -151,9 +155,6 @@ fn a_shared_mac_is_served_and_hosts_have_their_own_traffic() {
     questions.ask(&injector);
     questions.assert_answered_once(&capture, SOON);
     lab.say("questions are answered");
-    assert_own_traffic(&lab, "n1");
-    lab.say("hosts have their own traffic");
-    assert_connections(&lab);
     assert_served_by(&lab, &NODES);
     lab.say("the service is shared");
     assert_failure_is_survived(&lab);
