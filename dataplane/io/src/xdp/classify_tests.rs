@@ -1,8 +1,6 @@
 //! What the loaded program does with a frame against what a worker does that has the whole NIC: the one sends to
 //! its socket what the other takes for vipdp's. Needs root.
 
-#[path = "../../../core/tests/frames/mod.rs"]
-mod frames;
 #[path = "../../../core/tests/frames/near.rs"]
 mod near;
 
@@ -19,6 +17,7 @@ use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::slot::SLOTS;
 use vipdp_core::snapshot::{Ingress, Service, Vips as VipSet};
 
+use super::offload_tests::frames;
 use super::{NextHops, NextHopsMap, TunnelEnd, TunnelsMap, load, take, take_vips, typed};
 
 /// What the program answers for a frame that goes to a socket (linux/bpf.h).

@@ -2,7 +2,7 @@
 //! too. The program runs by `BPF_PROG_TEST_RUN`, on no interface. Needs root.
 
 #[path = "../../../core/tests/frames/mod.rs"]
-mod frames;
+pub(super) mod frames;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
