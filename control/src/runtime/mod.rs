@@ -16,6 +16,7 @@ mod control;
 mod dataplane;
 mod gateway;
 mod handler;
+mod load;
 mod mailbox;
 mod offload;
 mod overlap;

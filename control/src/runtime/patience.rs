@@ -48,11 +48,12 @@ impl Patience {
         }
     }
 
-    /// The turn that began at `now_ns` had none: whether to sleep now. A worker that is `sending` has frames that the
-    /// kernel did not take yet: it may take them at the next turn, and so that is always tried for a while.
-    pub(super) fn is_over(&mut self, now_ns: u64, sending: bool) -> bool {
+    /// The turn that began at `now_ns` had none: whether to sleep now. With `tries_again` there may be something to do at the
+    /// next turn whatever the gaps, and so that is always tried for a while: the kernel has not taken every frame that
+    /// is to be sent, or the worker runs the driver's receive side itself.
+    pub(super) fn is_over(&mut self, now_ns: u64, tries_again: bool) -> bool {
         let since_ns = *self.dry_since_ns.get_or_insert(now_ns);
-        let looks = sending || self.gap_ns < SPIN_NS;
+        let looks = tries_again || self.gap_ns < SPIN_NS;
         !looks || now_ns.saturating_sub(since_ns) >= SPIN_NS
     }
 }

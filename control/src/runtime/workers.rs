@@ -23,6 +23,7 @@ use vipdp_io::dpdk::{DpdkPort, QueueStatistics};
 use vipdp_io::tap::TapQueue;
 
 use super::clock::monotonic_ns;
+use super::load::Load;
 use super::patience::Patience;
 use crate::config::PollMode;
 
@@ -46,6 +47,22 @@ pub trait WorkerPort: Port<Frame: Send> + Send + 'static {
     /// # Errors
     /// When the thread cannot be one that does: the port is of no use then.
     fn enter_thread(&mut self) -> io::Result<()>;
+
+    /// Has the port run the NIC's receive side itself, or the kernel, where there is a choice. To be called each turn.
+    /// Returns whether the port does.
+    fn drive(&mut self, _by_port: bool) -> bool {
+        false
+    }
+
+    /// Whether the port can run the NIC's receive side itself. Before the first frame it may not be known.
+    fn can_busy_poll(&self) -> bool {
+        true
+    }
+
+    /// Whether so many frames wait for the worker that it does not keep up.
+    fn is_behind(&self) -> bool {
+        false
+    }
 
     /// To be called before [`wait`](Self::wait): has frames that come from now on end the sleep.
     fn rest(&mut self) {}
@@ -116,6 +133,18 @@ pub enum PortCounts {
 impl WorkerPort for AfXdpPort {
     fn enter_thread(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn drive(&mut self, by_port: bool) -> bool {
+        self.drive(by_port)
+    }
+
+    fn can_busy_poll(&self) -> bool {
+        self.can_busy_poll()
+    }
+
+    fn is_behind(&self) -> bool {
+        self.is_behind()
     }
 
     fn rest(&mut self) {
@@ -263,21 +292,32 @@ impl<P: WorkerPort> Running<P> {
             return error!(core, %error, "a worker cannot use its port");
         }
         let mut patience = Patience::new();
+        let mut load = Load::new();
+        let mut is_poll_checked = self.poll != PollMode::Busy;
         let mut statistics_ns = 0;
         while !stop.load(Ordering::Relaxed) {
             let now = monotonic_ns();
             let handled = self.worker.poll_once(now);
+            load.turn(now, handled, self.worker.port().is_behind());
+            let drives = self.worker.port_mut().drive(load.is_on());
             if now >= statistics_ns {
                 statistics_ns = now + STATISTICS_NS;
                 self.copy_statistics();
             }
             if handled > 0 {
+                if !is_poll_checked {
+                    is_poll_checked = true;
+                    self.check_busy_poll();
+                }
                 patience.found(now);
                 continue;
             }
-            let sending = self.worker.port().is_sending();
-            if self.poll == PollMode::Adaptive && patience.is_over(now, sending) {
+            // What this turn's call to the driver has brought is seen by the next turn.
+            let tries_again = self.worker.port().is_sending() || drives;
+            if self.poll == PollMode::Adaptive && patience.is_over(now, tries_again) {
                 self.sleep();
+                load.slept();
+                self.worker.port_mut().drive(load.is_on());
             } else {
                 std::hint::spin_loop();
             }
@@ -292,6 +332,16 @@ impl<P: WorkerPort> Running<P> {
         if let Err(error) = self.worker.port().wait(SLEEP_MAX, [host, nic_host]) {
             // Without memory for poll(2) it spins, which costs a core and loses nothing.
             debug!(%error, "a worker cannot sleep");
+        }
+    }
+
+    /// Tells the operator once where a core is spent for nothing.
+    fn check_busy_poll(&self) {
+        if !self.worker.port().can_busy_poll() {
+            warn!(
+                "poll = \"busy\": this NIC's driver does not tell the kernel which receive side a queue's is, so that \
+                 interrupts go on receiving and the worker only looks; poll = \"adaptive\" costs less"
+            );
         }
     }
 

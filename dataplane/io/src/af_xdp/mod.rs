@@ -28,7 +28,7 @@
 //!
 //! **Busy polling.** With [`Options::busy_poll`] a call of each turn runs the driver's receive side, as soon as less
 //! than a burst waits on the receive ring: what it brings beyond what the worker takes would be brought in
-//! vain. Under load alone ([`BusyPoll::UnderLoad`]) the port looks at its receive ring (`load.rs`). Before its worker
+//! vain. With [`BusyPoll::UnderLoad`] it does so while it is [told to](AfXdpPort::drive). Before its worker
 //! sleeps it [hands the receive side back](AfXdpPort::rest) to the kernel:
 //!
 //! ```text
@@ -42,8 +42,10 @@
 //!
 //! So whatever comes after the last look finds interrupts on, or a timer that is armed while nobody holds the receive
 //! side: no frame waits for a worker that sleeps.
+//!
+//! Where the kernel does not know which receive side is the socket's, none of this has an effect, and the port
+//! leaves it ([`AfXdpPort::can_busy_poll`]).
 
-mod load;
 mod options;
 mod socket;
 mod umem;
@@ -66,7 +68,6 @@ pub use options::{BusyPoll, OpenError, Options, ZeroCopy};
 pub use umem::{Accounting, FRAME_LEN_MAX, Frame, Owner, Violation};
 
 use crate::deferral::Deferral;
-use load::{Change, Load};
 use socket::Drive;
 use umem::{CHUNK, Umem};
 use whole::WholeSender;
@@ -91,8 +92,8 @@ pub struct AfXdpPort {
     umem: Umem,
     zero_copy: bool,
     polling: Polling,
-    /// Frames that the last turn took.
-    taken: u32,
+    /// Frames on the receive ring that are half of it.
+    behind_at: u32,
     /// Frames that are with the receive side at most.
     receiving_max: usize,
     /// What super-packets go by, if they may.
@@ -104,8 +105,18 @@ pub struct AfXdpPort {
 #[derive(Debug)]
 enum Polling {
     Never,
-    UnderLoad(Load, Deferral),
+    UnderLoad(UnderLoad),
     Always,
+}
+
+/// A port that is told when to run it.
+#[derive(Debug)]
+struct UnderLoad {
+    /// Whether it has asked that interrupts be put off.
+    has_asked: bool,
+    /// Whether its calls run the receive side.
+    is_on: bool,
+    deferral: Deferral,
 }
 
 /// What an [`AfXdpPort`] lost, and how often it called the kernel.
@@ -207,7 +218,7 @@ impl AfXdpPort {
             umem,
             zero_copy: false,
             polling: Polling::Never,
-            taken: 0,
+            behind_at: options.rx_ring / 2,
             receiving_max,
             whole: whole.map_err(|source| OpenError::Socket { step, source })?,
             wakeups: Wakeups::default(),
@@ -223,20 +234,27 @@ impl AfXdpPort {
     }
 
     fn set_up_polling(&mut self, options: &Options) -> io::Result<()> {
+        if options.busy_poll == BusyPoll::Never {
+            return Ok(());
+        }
+        // Refused here rather than under load.
+        socket::set_drive(self.as_fd(), Drive::On)?;
+        socket::set_budget(self.as_fd())?;
         self.polling = match &options.busy_poll {
-            BusyPoll::Never => return Ok(()),
             BusyPoll::UnderLoad(deferral) => {
-                // Refused here rather than under load.
-                socket::set_drive(self.as_fd(), Drive::On)?;
                 socket::set_drive(self.as_fd(), Drive::Off)?;
-                Polling::UnderLoad(Load::new(options.rx_ring), deferral.clone())
+                let deferral = deferral.clone();
+                Polling::UnderLoad(UnderLoad { is_on: false, has_asked: false, deferral })
             }
-            BusyPoll::Always => {
-                socket::set_drive(self.as_fd(), Drive::On)?;
-                Polling::Always
-            }
+            BusyPoll::Never | BusyPoll::Always => Polling::Always,
         };
-        socket::set_budget(self.as_fd())
+        Ok(())
+    }
+
+    /// Whether busy polling has an effect: the kernel knows which receive side the frames come from. Before the first
+    /// frame it may not know yet.
+    pub fn can_busy_poll(&self) -> bool {
+        socket::knows_driver(self.as_fd())
     }
 
     /// Whether the NIC moves frames to and from the umem by itself.
@@ -288,33 +306,50 @@ impl AfXdpPort {
         Ok(Ready { port: ready(&both[0]), also: count == 2 && ready(&both[1]) })
     }
 
-    /// To be called before [`wait`](Self::wait): hands the receive side back to the kernel, if the port has run it, or
-    /// interrupts are put off on behalf of another queue's. Frames that it meets come onto the receive ring.
-    pub fn rest(&mut self) {
-        let Polling::UnderLoad(load, deferral) = &mut self.polling else { return };
-        let ended = load.end();
-        if ended.is_some() {
-            deferral.release();
+    /// Has the port run the driver's receive side from now on, or the kernel: with [`BusyPoll::UnderLoad`]. Nothing but
+    /// a comparison where it is so already. Returns whether the port does: where it
+    /// [cannot](Self::can_busy_poll), once there is load, the kernel goes on for good.
+    pub fn drive(&mut self, by_port: bool) -> bool {
+        let Polling::UnderLoad(UnderLoad { is_on, has_asked, .. }) = self.polling else {
+            return self.drives();
+        };
+        if is_on == by_port && has_asked == by_port {
+            return by_port;
         }
-        if ended.is_some() || deferral.is_on() {
-            self.hand_back();
+        if by_port && !has_asked && !self.can_busy_poll() {
+            self.polling = Polling::Never;
+            return false;
         }
-    }
-
-    /// Notes how a turn went, and takes the receive side or gives it back accordingly.
-    fn note_turn(&mut self, waiting: u32) {
-        let Polling::UnderLoad(load, deferral) = &mut self.polling else { return };
-        match load.turn(self.taken, waiting + self.taken) {
-            None => {}
-            Some(Change::Begins) => {
-                deferral.ask();
+        let Polling::UnderLoad(UnderLoad { is_on, has_asked, deferral }) = &mut self.polling else {
+            return false;
+        };
+        if *has_asked != by_port {
+            *has_asked = by_port;
+            if by_port { deferral.ask() } else { deferral.release() }
+        }
+        if std::mem::replace(is_on, by_port) != by_port {
+            if by_port {
                 let on = socket::set_drive(self.as_fd(), Drive::On);
                 self.wakeups.failed += u64::from(on.is_err());
-            }
-            Some(Change::Ends) => {
-                deferral.release();
+            } else {
                 self.hand_back();
             }
+        }
+        by_port
+    }
+
+    /// Whether half of the receive ring, or more, waits to be taken.
+    pub fn is_behind(&self) -> bool {
+        self.rx.available() >= self.behind_at
+    }
+
+    /// To be called before [`wait`](Self::wait): hands the receive side back to the kernel until the next
+    /// [`drive`](Self::drive), if the port has run it or interrupts are put off on behalf of another queue's. Frames that it
+    /// meets come onto the receive ring.
+    pub fn rest(&mut self) {
+        let Polling::UnderLoad(state) = &mut self.polling else { return };
+        if std::mem::take(&mut state.is_on) || state.deferral.is_on() {
+            self.hand_back();
         }
     }
 
@@ -331,7 +366,7 @@ impl AfXdpPort {
     fn drives(&self) -> bool {
         match &self.polling {
             Polling::Never => false,
-            Polling::UnderLoad(load, _) => load.is_on(),
+            Polling::UnderLoad(state) => state.is_on,
             Polling::Always => true,
         }
     }
@@ -380,9 +415,7 @@ impl AfXdpPort {
 impl Drop for AfXdpPort {
     /// Interrupts are not put off for a port that is gone.
     fn drop(&mut self) {
-        if let Polling::UnderLoad(load, deferral) = &mut self.polling
-            && load.end().is_some()
-        {
+        if let Polling::UnderLoad(UnderLoad { has_asked: true, deferral, .. }) = &self.polling {
             deferral.release();
         }
     }
@@ -422,7 +455,6 @@ impl Port for AfXdpPort {
             }
         }
         ring.release();
-        self.taken = count;
         count as usize
     }
 
@@ -502,9 +534,8 @@ impl Port for AfXdpPort {
     fn housekeeping(&mut self) {
         self.reap();
         refill(&mut self.umem, &mut self.queue, self.receiving_max);
-        let waiting = self.rx.available();
-        self.note_turn(waiting);
-        if (self.drives() && waiting < BURST as u32) || self.queue.needs_wakeup() {
+        let drives = self.drives() && self.rx.available() < BURST as u32;
+        if drives || self.queue.needs_wakeup() {
             self.wake_rx();
         }
         // What one call did not take (see `socket.rs`).

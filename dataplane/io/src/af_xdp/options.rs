@@ -26,8 +26,7 @@ pub enum BusyPoll {
     /// Never.
     #[default]
     Never,
-    /// While the receive ring fills faster than its worker takes frames from it; and interrupts are
-    /// put off meanwhile by that.
+    /// While the port is [told to](super::AfXdpPort::drive); and interrupts are put off meanwhile by that.
     UnderLoad(Deferral),
     /// Each turn. For workers that never sleep. It takes effect once the interface's `napi_defer_hard_irqs` and
     /// `gro_flush_timeout` keep the interrupts off (see [`deferral`](crate::deferral)).

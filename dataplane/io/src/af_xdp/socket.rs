@@ -53,6 +53,27 @@ pub(super) fn set_drive(socket: BorrowedFd<'_>, drive: Drive) -> io::Result<()> 
     set(socket, SO_BUSY_POLL, if drive == Drive::Off { 0 } else { BUSY_POLL_US })
 }
 
+/// Whether the kernel knows the driver's receive side that the socket's frames come from; where it does not, busy
+/// polling has no effect.
+///
+/// Up to Linux 6.12 it knows from the first frame on. Since 6.14 it asks the driver when the socket is bound, and
+/// not every driver tells: veth does not (6.18).
+pub(super) fn knows_driver(socket: BorrowedFd<'_>) -> bool {
+    let mut id: c_int = 0;
+    let mut len = size_of::<c_int>() as socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, an int, to where the pointer points.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_INCOMING_NAPI_ID,
+            (&raw mut id).cast(),
+            &raw mut len,
+        )
+    };
+    result == 0 && id != 0
+}
+
 fn set(socket: BorrowedFd<'_>, option: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the kernel reads one int from where the pointer points, during the call.
     let result = unsafe {
