@@ -188,6 +188,7 @@ pub struct Intake {
 
 /// What tells which frames are vipdp's.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a process has one")]
 pub enum Door {
     /// The XDP program, on a NIC of the kernel's.
     Xdp(Program),
