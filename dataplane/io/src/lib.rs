@@ -7,9 +7,9 @@ pub mod affinity;
 pub mod announce;
 pub mod announced;
 mod boot;
+pub mod deferral;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
-pub mod deferral;
 mod ending;
 pub mod flow_file;
 pub mod host;

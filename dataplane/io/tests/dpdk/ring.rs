@@ -108,7 +108,7 @@ fn queues_serve_threads_of_their_own_and_outlive_the_nic() {
                     let queue = u32::from(port.queue());
                     for round in 0..1000 {
                         let sent: Vec<_> = (0..32)
-                            .map(|n| experimental(queue << 24 | round * 32 + n, 60))
+                            .map(|n| experimental((queue << 24) | (round * 32 + n), 60))
                             .collect();
                         assert_eq!(transmit(&mut port, &sent), 0);
                         assert_eq!(receive(&mut port), sent);
