@@ -32,15 +32,39 @@ const TALLY_WORDS: usize = 2;
 const KINDS: [&str; 8] =
     ["udp", "tcp-syn-ack", "tcp-reset", "tcp-other", "icmp", "arp", "neighbor", "other"];
 
-/// Frames that the kernel hands to the program at once.
+/// Frames that the kernel hands to the program at once, at most. What is sent leaves when all have been.
 const BATCH: u32 = 64;
+/// How long the first of a batch waits for the last at most, nanoseconds.
+const BATCH_NS: u64 = 10_000;
+/// `WAIT_NS` of the program: how long a call waits until its packet is due.
+const WAIT_NS: u64 = 2_000;
+/// How long paced packets go on between two looks at whether to end, nanoseconds.
+const RUN_NS: u64 = 100_000_000;
 
 /// How fast packets follow each other.
 pub(super) struct Pace {
     /// Nanoseconds between them; 0: none.
     pub(super) interval_ns: u64,
-    /// Calls of the program in one run of the kernel's loop.
+    /// Calls of the program in one run of the kernel's loop, at most.
     pub(super) repeat: u32,
+}
+
+impl Pace {
+    /// Frames to hand over at once.
+    fn batch(&self) -> u32 {
+        BATCH_NS
+            .checked_div(self.interval_ns)
+            .map_or(BATCH, |frames| frames.clamp(1, BATCH.into()) as u32)
+    }
+
+    /// Calls in a run with so many packets left, of which more than they take would only give frames back; and in one
+    /// without an end, for [`RUN_NS`].
+    fn calls(&self, left: u64) -> u32 {
+        let each = 1 + self.interval_ns / WAIT_NS;
+        let endless = RUN_NS.checked_div(self.interval_ns.min(WAIT_NS)).unwrap_or(u64::MAX);
+        let calls = if left == u64::MAX { endless } else { left.saturating_mul(each) };
+        u32::try_from(calls).unwrap_or(u32::MAX).min(self.repeat)
+    }
 }
 
 /// Which packets say when they were sent. None by default.
@@ -136,8 +160,8 @@ impl Programs {
             let options = TestRunOptions {
                 data_in: Some(&templates[0].bytes),
                 ctx_in: Some(&context),
-                repeat: pace.repeat,
-                attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+                repeat: pace.calls(end.packets - sent.packets),
+                attrs: TestRunAttrs::new().xdp_live_frames(pace.batch()),
                 ..TestRunOptions::new()
             };
             // Each run has times of its own: the kernel takes a while to set one up.
