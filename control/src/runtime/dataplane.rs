@@ -9,6 +9,7 @@ mod dpdk;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use crossbeam::queue::ArrayQueue;
@@ -42,6 +43,10 @@ use crate::config::{
 /// How many claims may wait for the control thread where nothing but claims tells members of each other: as many
 /// as 64 members with 63 addresses each make in the time in which it looks once, several times over.
 const MEMBERS_CLAIMS_MAX: usize = 4096;
+
+/// How long a node waits for its gateways' MAC addresses before it takes any client: the kernel asks for them once
+/// a second (RFC 4861, section 10: RETRANS_TIMER), so that one question may be lost.
+const GATEWAYS_MAX: Duration = Duration::from_secs(2);
 
 /// The data plane of a node, running. Dropping it stops the workers, then puts the host back, then
 /// gives the frames back to the kernel, which has no VIP any more: the fields are in that order.
@@ -113,10 +118,6 @@ impl DataPlane {
         }
         .apply()?;
         let membership = reach.join(&link)?;
-        let egress = match config.node.egress {
-            EgressMode::Tap => Some(EgressTable::new(&segment(config, &link)?)?),
-            EgressMode::Direct => None,
-        };
         let service = service(config, &link, host.tap(), &reach);
         let (flows, flow_file) = flow_table(config, &service.client_hash)?;
         let shared = shared(&service, flows, super::is_by_wire(config));
@@ -130,6 +131,10 @@ impl DataPlane {
         }
         let nic_hosts = ports.iter().map(|_| None).collect();
         let workers = start_workers(config, &shared, ports, taps, nic_hosts)?;
+        let egress = match config.node.egress {
+            EgressMode::Tap => Some(egress_table(config, &link)?),
+            EgressMode::Direct => None,
+        };
         Ok(Self {
             workers,
             host,
@@ -143,6 +148,20 @@ impl DataPlane {
             offload,
         })
     }
+}
+
+/// The ways out of the host for frames that leave by the workers, with the gateways' MAC addresses: an answer
+/// whose gateway is not known yet is lost.
+fn egress_table(config: &Config, link: &Link) -> Result<EgressTable> {
+    let segment = segment(config, link)?;
+    let mut table = EgressTable::new(&segment)?;
+    if !table.await_gateways(GATEWAYS_MAX)? {
+        warn!(
+            interface = segment.name,
+            "a gateway does not answer: what goes by it is lost until it does"
+        );
+    }
+    Ok(table)
 }
 
 /// The queues of the TAP that accepted frames enter the host by, one for each worker.

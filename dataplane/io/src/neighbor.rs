@@ -6,6 +6,7 @@
 //! [`EgressTable::resolve`] asks the kernel for a neighbour that was missing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_route::neighbour::{
@@ -21,6 +22,9 @@ use vipdp_core::wire::ethernet::MacAddr;
 
 use crate::link::netlink::Netlink;
 use crate::link::{Link, NetlinkError};
+
+/// How often it is looked whether the kernel has resolved a neighbour.
+const RESOLVING_POLL: Duration = Duration::from_millis(10);
 
 /// The routes and neighbours of one NIC, copied from the kernel.
 pub struct EgressTable {
@@ -45,6 +49,27 @@ impl EgressTable {
         let mut table = Self { netlink, index: link.index, egress: Egress::default() };
         table.refresh()?;
         Ok(table)
+    }
+
+    /// Waits until the MAC addresses of all gateways are known, for so long at most, and copies them. Returns
+    /// whether they are.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn await_gateways(&mut self, at_most: Duration) -> Result<bool, NetlinkError> {
+        let end = Instant::now() + at_most;
+        loop {
+            let Egress { routes, neighbors } = &self.egress;
+            let is_known = |gateway| neighbors.iter().any(|&(address, _)| address == gateway);
+            if routes.iter().filter_map(|route| route.gateway).all(is_known) {
+                return Ok(true);
+            }
+            if Instant::now() >= end {
+                return Ok(false);
+            }
+            std::thread::sleep(RESOLVING_POLL);
+            self.refresh()?;
+        }
     }
 
     /// The newest copy.

@@ -17,7 +17,6 @@ use vipdp_core::classify::TunnelEnd;
 use vipdp_core::worker::NicHost;
 use vipdp_io::dpdk::{self, DpdkPort, MTU_MAX, Nic};
 use vipdp_io::link::{Link, LinkError};
-use vipdp_io::neighbor::EgressTable;
 use vipdp_io::tap::{Carrier, Tap, TapQueue};
 
 use super::DataPlane;
@@ -56,7 +55,6 @@ pub(super) fn start(config: &Config, dpdk: &DpdkConfig) -> Result<DataPlane> {
     link.require_running()?;
 
     let membership = reach.join(&link)?;
-    let egress = Some(EgressTable::new(&super::segment(config, &link)?)?);
     let service = super::service(config, &link, host.tap(), &reach);
     let (flows, flow_file) = super::flow_table(config, &service.client_hash)?;
     let shared = super::shared(&service, flows, super::super::is_by_wire(config));
@@ -64,6 +62,7 @@ pub(super) fn start(config: &Config, dpdk: &DpdkConfig) -> Result<DataPlane> {
     let workers = super::start_workers(config, &shared, ports, taps, nic_hosts)?;
     follow_link(&nic, carrier, interface);
     await_settled(interface, |_| Link::is_settled(interface).unwrap_or(true))?;
+    let egress = Some(super::egress_table(config, &link)?);
     Ok(DataPlane {
         workers,
         host,
