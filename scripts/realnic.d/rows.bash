@@ -18,7 +18,7 @@
 # shellcheck disable=SC2034
 
 ROWS=(virtio-net vmxnet3 e1000e igb igb-linux7 virtio-net-zero-copy)
-FAULTS=(netem unplug-virtio-net unplug-e1000e bond-active-backup bond-lacp)
+FAULTS=(ports netem unplug-virtio-net unplug-e1000e bond-active-backup bond-lacp)
 
 row_virtio-net() {
     TIER=first TITLE="virtio-net" SUITE=bookworm DRIVER=(virtio_net)
@@ -73,6 +73,11 @@ row_virtio-net-zero-copy() {
 # virtio_nics: what faults have that need no NIC in particular.
 virtio_nics() {
     TIER=faults SUITE=bookworm DRIVER=(virtio_net) DEVICE=virtio-net-pci TAPS=1
+}
+
+row_ports() {
+    virtio_nics
+    TITLE="tests of AF_XDP ports" PROGRAM=ports.bash DRIVER=(veth)
 }
 
 row_netem() {

@@ -100,7 +100,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "router heard, members not",
         file: "node/phase.rs",
-        before: "} else if self.config.partition() == Partition::Gateway && self.misses_anybody() {",
+        before: "} else if self.config.partition() != Partition::Majority && self.misses_anybody() {",
         after: "} else if self.config.partition() == Partition::None && self.misses_anybody() {",
         rule: "gateway: who comes back from a cut listens before it serves",
         first: &["gateway-link-cut"],
