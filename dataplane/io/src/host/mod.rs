@@ -221,7 +221,7 @@ pub enum Polling {
     /// They do not.
     #[default]
     Never,
-    /// While they are under load: see [`deferral`](crate::deferral).
+    /// While they are under load: see [`deferral`].
     UnderLoad,
     /// Always: they never sleep.
     Always,
