@@ -57,9 +57,7 @@ bonded_segment() {
         ip -n "$PREFIX-sw" link set "$host" master br0 up
         ip -n "$PREFIX-$host" link set eth0 up
     done
-    on client sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-    ip -n "$PREFIX-client" route add local "$SOURCES4" dev lo
-    ip -n "$PREFIX-client" -6 route add local "$SOURCES6" dev lo
+    many_clients
     for host in "${HOSTS[@]}"; do
         address "$host"
     done

@@ -42,13 +42,18 @@ segment_up() {
             net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.eth0.accept_ra=0 net.ipv6.conf.eth0.keep_addr_on_down=1
         ip -n "$PREFIX-$host" link set eth0 up
     done
-    on client sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-    ip -n "$PREFIX-client" route add local "$SOURCES4" dev lo
-    ip -n "$PREFIX-client" -6 route add local "$SOURCES6" dev lo
+    many_clients
     for host in "${HOSTS[@]}"; do
         wait_for 20 has_carrier "$host" || fail "no carrier on $host"
         address "$host"
     done
+}
+
+# many_clients: the client's host has all the addresses that queries come from.
+many_clients() {
+    on client sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+    ip -n "$PREFIX-client" route add local "$SOURCES4" dev lo
+    ip -n "$PREFIX-client" -6 route add local "$SOURCES6" dev lo
 }
 
 has_carrier() { [[ $(on "$1" cat /sys/class/net/eth0/carrier 2>/dev/null) == 1 ]]; }
