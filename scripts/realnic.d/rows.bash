@@ -4,7 +4,7 @@
 # FAULTS are guests of the same kind, whose program is another one than the table's.
 #
 # A function per row, and per fault, sets:
-#   TIER      first: Debian's own QEMU; second: a newer one, by hand; faults
+#   TIER      first: Debian's own QEMU; second: a newer one, by hand; dpdk: DPDK has the NICs, by hand; faults
 #   TITLE     as the table says it
 #   SUITE     the suite of the kernel
 #   EMULATOR  installed, or the suite of QEMU
@@ -13,11 +13,12 @@
 #   PROGRAM   what runs in the guest (row.bash)
 #   WIRES     taps: scripts/realnic.d/host.bash draws them; cables: NIC 1 to NIC 3, NIC 2 to NIC 4, inside QEMU (taps)
 #   TAPS      queues of the TAP behind the NIC
-#   JOB       what the guest's program needs: see realnic.d/guest/row.bash
+#   IOMMU     "yes": what NICs read and write goes through one
+#   JOB       what the guest's program needs: see realnic.d/guest/row.bash, dpdk.bash
 #   WHY       sentences by column: why the driver cannot do better
 # shellcheck disable=SC2034
 
-ROWS=(virtio-net vmxnet3 e1000e igb igb-linux7 virtio-net-zero-copy)
+ROWS=(virtio-net vmxnet3 e1000e igb igb-linux7 virtio-net-zero-copy dpdk-e1000e dpdk-virtio-net dpdk-igb)
 FAULTS=(ports netem unplug-virtio-net unplug-e1000e bond-active-backup bond-lacp)
 
 row_virtio-net() {
@@ -107,4 +108,35 @@ row_bond-lacp() {
     virtio_nics
     TITLE="bonding, 802.3ad (LACP)" PROGRAM=bonding.bash WIRES=cables
     JOB=([BOND]=802.3ad)
+}
+
+# dpdk ATTACH BIND KERNEL-DRIVER: what rows have in which DPDK has the nodes' NICs.
+dpdk() {
+    TIER=dpdk SUITE=bookworm PROGRAM=dpdk.bash DRIVER=("$3" "$2") TAPS=1
+    JOB=(
+        [EGRESS]=tap [ATTACH]=$1 [BIND]=$2 [KERNEL_DRIVER]=$3 [ZERO_COPY]="DMA by $2" [QUEUES]="1 2"
+        [HUGEPAGES]="true false" [FLAGS]=yes [PROMISCUOUS]=false
+    )
+}
+
+row_dpdk-e1000e() {
+    dpdk net_e1000_em vfio-pci e1000e
+    TITLE="DPDK on e1000e" DEVICE=e1000e IOMMU=yes
+    JOB[QUEUES]="1 1"
+    WHY=([queues]="DPDK's driver of e1000e has one receive queue")
+}
+
+row_dpdk-virtio-net() {
+    dpdk net_virtio uio_pci_generic virtio-pci
+    TITLE="DPDK on virtio-net" DRIVER=(virtio_net uio_pci_generic) DEVICE=virtio-net-pci,mq=on,vectors=6 TAPS=2
+    JOB[HUGEPAGES]="true true" JOB[FLAGS]=no
+    WHY=(
+        [zero-copy]="without an IOMMU DPDK must know physical addresses, which it does of huge pages only"
+        [DNS]="virtio-net does not say that a checksum is wrong: the kernel finds that out"
+    )
+}
+
+row_dpdk-igb() {
+    dpdk net_e1000_igb vfio-pci igb
+    TITLE="DPDK on igb" DEVICE=igb IOMMU=yes EMULATOR=bookworm-backports
 }

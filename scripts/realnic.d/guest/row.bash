@@ -6,18 +6,10 @@
 #
 #   JOB_ATTACH, JOB_ZERO_COPY   what status is to say: native or generic, yes or no
 #   JOB_QUEUES                  how many queues the first and the second cluster have
+#   JOB_EGRESS                  the first cluster's, if not "direct"
 #   JOB_SPREAD                  "no" where frames come by one queue, however many there are
 #   JOB_CARRIER                 "no" where the driver does not hear of a pulled cable
 #   JOB_OFF                     features of the driver that XDP does not go with
-
-# queues N: the nodes' NICs use so many queues.
-queues() {
-    local node
-    for node in n1 n2; do
-        [[ $(queues_of "$node") == "$1" ]] || on "$node" ethtool -L eth0 combined "$1"
-        wait_for 20 has_carrier "$node" || fail "no carrier after the number of queues was changed"
-    done
-}
 
 # common QUEUES: what is checked of each cluster.
 common() {
@@ -33,36 +25,34 @@ common() {
 }
 
 untagged() {
-    local queues=${JOB_QUEUES% *}
-    EGRESS=direct TAG=
-    check queues "set to $queues" queues "$queues"
+    EGRESS=${JOB_EGRESS:-direct} TAG='' QUEUES=${JOB_QUEUES% *}
+    check queues "set to $QUEUES" use_queues "$QUEUES"
     cluster_files
     remember_host
     check DNS "cluster starts" cluster_up
-    common "$queues"
+    common "$QUEUES"
     check DNS "false checksums" bad_checksums
     check failover "n2 is killed" fails_over kill_node n2
     check failover "n2 starts again" comes_back vipdp_up n2
     check failover "cable of n2 pulled" fails_over unplug n2
     check failover "cable of n2 plugged in" comes_back plug n2
-    check restore "SIGTERM, egress direct" restored
+    check restore "SIGTERM, egress $EGRESS" restored
 }
 
 tagged() {
-    local queues=${JOB_QUEUES#* }
-    EGRESS=tap
-    check queues "set to $queues" queues "$queues"
+    EGRESS=tap QUEUES=${JOB_QUEUES#* }
+    check queues "set to $QUEUES" use_queues "$QUEUES"
     check VLAN "tags stay in frames" tag 100
     # The check had a shell of its own.
     TAG=100
     cluster_files
     remember_host
     check VLAN "cluster starts" cluster_up
-    common "$queues"
-    ((queues == 1)) || [[ ${JOB_SPREAD:-yes} == no ]] || check queues "frames on all" spread
+    common "$QUEUES"
+    ((QUEUES == 1)) || [[ ${JOB_SPREAD:-yes} == no ]] || check queues "frames on all" spread
     check failover "link of n2 set down" fails_over link_down n2
     check failover "link of n2 set up" comes_back link_up n2
-    check restore "SIGTERM, egress tap" restored
+    check restore "SIGTERM, egress $EGRESS" restored
 }
 
 open_qmp

@@ -31,12 +31,11 @@ interface_of() { ip -j link | jq -er --arg mac "$1" '.[] | select(.address == $m
 
 # segment_up: the namespaces with their NICs, up and with carrier.
 segment_up() {
-    local host interface
+    local host
     for host in "${HOSTS[@]}"; do
         wait_for 10 interface_of "${MACS[$host]}" >/dev/null || fail "no NIC for $host: $(ip -br link | tr '\n' ' ')"
-        interface=$(interface_of "${MACS[$host]}")
         ip netns add "$PREFIX-$host"
-        ip link set "$interface" netns "$PREFIX-$host" name eth0
+        give_nic "$host" "$(interface_of "${MACS[$host]}")"
         ip -n "$PREFIX-$host" link set lo up
         on "$host" sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 \
             net.ipv6.conf.eth0.accept_dad=0 net.ipv6.conf.eth0.accept_ra=0 net.ipv6.conf.eth0.keep_addr_on_down=1
@@ -44,10 +43,13 @@ segment_up() {
     done
     many_clients
     for host in "${HOSTS[@]}"; do
-        wait_for 20 has_carrier "$host" || fail "no carrier on $host"
+        wait_for 20 is_ready "$host" || fail "no carrier on $host"
         address "$host"
     done
 }
+
+# give_nic HOST INTERFACE: the host has it, as its eth0.
+give_nic() { ip link set "$2" netns "$PREFIX-$1" name eth0; }
 
 # many_clients: the client's host has all the addresses that queries come from.
 many_clients() {
@@ -57,6 +59,8 @@ many_clients() {
 }
 
 has_carrier() { [[ $(on "$1" cat /sys/class/net/eth0/carrier 2>/dev/null) == 1 ]]; }
+# is_ready HOST: its eth0 can have addresses.
+is_ready() { has_carrier "$1"; }
 has_no_carrier() { ! has_carrier "$1"; }
 
 # address HOST: its addresses and routes, on whatever the tag says; after its link was down too.
@@ -80,7 +84,7 @@ tag() {
         ip -n "$namespace" link add link eth0 name "eth0.$TAG" type vlan id "$TAG"
         keep_tags "$host"
         ip -n "$namespace" link set "eth0.$TAG" up
-        wait_for 20 has_carrier "$host" || fail "no carrier on $host after its NIC was told to keep tags"
+        wait_for 20 is_ready "$host" || fail "no carrier on $host after its NIC was told to keep tags"
         address "$host"
     done
 }
@@ -108,6 +112,18 @@ services_up() {
 
 # queues_of HOST: prints how many receive queues its NIC uses.
 queues_of() { on "$1" find /sys/class/net/eth0/queues -name 'rx-*' | wc -l; }
+
+# use_queues N: the nodes' NICs use so many.
+use_queues() {
+    local node
+    for node in n1 n2; do
+        [[ $(queues_of "$node") == "$1" ]] || on "$node" ethtool -L eth0 combined "$1"
+        wait_for 20 has_carrier "$node" || fail "no carrier after the number of queues was changed"
+    done
+}
+
+# node_io NODE: what its file says of its NIC, beside the name.
+node_io() { :; }
 
 # cluster_files: the cluster's files and both nodes'.
 cluster_files() {
@@ -149,6 +165,7 @@ poll = "$POLL"
 tap = "vipdp0"
 flows_max = 65536
 state_dir = "$STATE/n$number/state"
+$(node_io "n$number")
 END
     done
     [[ -f $STATE/cluster.key ]] || "$BINARY" keygen "$STATE/cluster.key" >/dev/null
