@@ -101,6 +101,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
         Work::XdpDrop => xdp(options, "drop"),
         Work::XdpLook => xdp(options, "look"),
         Work::XdpPass => xdp(options, "pass"),
+        Work::XdpQuarter => xdp(options, "quarter"),
         Work::AfXdpEmpty => empty(options),
         Work::TapWriter => {
             let host = TapHost::make(options, Poll::Adaptive, None)?;

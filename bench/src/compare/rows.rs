@@ -31,6 +31,9 @@ pub enum Work {
     XdpLook,
     /// An XDP program that passes everything.
     XdpPass,
+    /// An XDP program that passes the packets of one client in four, by the last bits of its address, and drops the
+    /// others: the least that does the work of a node of four.
+    XdpQuarter,
     /// An AF_XDP socket whose owner takes frames and gives them back.
     AfXdpEmpty,
     /// No interface: a loop that writes frames from memory into a TAP, one by one.
@@ -211,6 +214,7 @@ pub const ROWS: &[Row] = &[
     Row::new("vipdp-accept-all", ADAPTIVE, Owned::ALL),
     Row::new("vipdp-offload-drop-accept-all", OFFLOAD_DROP, Owned::ALL),
     Row::new("xt-cluster-accept-all", XT_CLUSTER, Owned::ALL),
+    Row::new("xdp-quarter", Work::XdpQuarter, Owned::QUARTER),
     Row::new("vipdp", ADAPTIVE, Owned::QUARTER),
     Row::new("vipdp-busy", BUSY, Owned::QUARTER),
     Row::new("vipdp-offload-drop", OFFLOAD_DROP, Owned::QUARTER),
@@ -304,7 +308,7 @@ mod tests {
                     assert_eq!(row.owned, Owned::ALL);
                 }
                 Work::Kernel(Rules::XtCluster) => {}
-                Work::Kernel(_) => assert_eq!(row.owned, Owned::QUARTER),
+                Work::XdpQuarter | Work::Kernel(_) => assert_eq!(row.owned, Owned::QUARTER),
                 Work::Vipdp(..) => {}
             }
         }
