@@ -150,7 +150,7 @@ fn a_killed_node_costs_a_gap_and_a_frozen_one_answers_nobody_late() {
     freeze(&lab, "n3", DETECTION * 4 / 10);
     assert_served_by(&lab, &NODES);
     load.stop().assert_all_answered_once();
-    assert_eq!(ownership_changes(&lab, &NODES), changes, "n3 was frozen for less than its lease had left");
+    assert_eq!(ownership_changes(&lab, &NODES), changes, "a lease outlives the freeze");
 
     // Longer: what waited for the frozen node has had its answer from others, or never gets one.
     let load = Load::start_flowing(&lab, RATE, "n1");
