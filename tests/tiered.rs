@@ -501,10 +501,16 @@ fn a_stranger_who_has_a_next_hop_is_told_of_and_does_not_get_its_packets() {
     // It comes and says so, twice, as RFC 5227 has it: 2 s apart.
     let load = Load::start_flowing(&lab, RATE, "n1");
     wait_until(SOON, "the router knows the next hop", is_right);
+    // On a wire of its own: n4's NIC may be DPDK's.
     let stranger = lab.namespace("n4");
-    stranger.run(&format!("ip address add {ip4}/32 dev eth0"));
-    stranger.run(&format!("ip address add {ip6}/128 dev eth0 nodad"));
-    let injector = Injector::open(&stranger, "eth0");
+    stranger.run("ip link set eth0 down");
+    let switch = lab.namespace("sw");
+    switch.run(&format!("ip link add stranger type veth peer stranger netns {}", stranger.name()));
+    switch.run("ip link set stranger master br0 up");
+    stranger.run("ip link set stranger up");
+    stranger.run(&format!("ip address add {ip4}/32 dev stranger"));
+    stranger.run(&format!("ip address add {ip6}/128 dev stranger nodad"));
+    let injector = Injector::open(&stranger, "stranger");
     let claim = || {
         injector.send(&frame::arp_request(injector.mac(), Mac::BROADCAST, ip4, ip4));
         injector.send(&frame::unsolicited_advertisement(injector.mac(), ip6));
