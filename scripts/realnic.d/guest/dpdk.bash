@@ -3,12 +3,12 @@
 #
 #   client: eth0, a NIC of the kernel's          nodes: PCI NIC --- a driver for user space --- vipdp --- TAP eth0
 #
-#   JOB_ATTACH      DPDK's name of its driver
-#   JOB_BIND        the kernel's driver for user space: vfio-pci or uio_pci_generic
-#   JOB_KERNEL_DRIVER  the driver that it has else
-#   JOB_HUGEPAGES   hugepages of the first and the second cluster
-#   JOB_FLAGS       "yes" where the NIC says which checksums are wrong, else "no"
-#   JOB_PROMISCUOUS "true" where it has no filter for the shared MAC address, else "false"
+#   JOB_ATTACH          DPDK's name of its driver
+#   JOB_BIND            the kernel's driver for user space: vfio-pci or uio_pci_generic
+#   JOB_KERNEL_DRIVER   the driver that it has else
+#   JOB_HUGEPAGES       hugepages of the first and the second cluster
+#   JOB_FLAGS           "yes" where the NIC says which checksums are wrong, else "no"
+#   JOB_PROMISCUOUS     "true" where it has no filter for the shared MAC address, else "false"
 
 # PCI addresses of the nodes' NICs.
 declare -A ADDRESSES=()
@@ -38,6 +38,9 @@ give_nic() {
     ADDRESSES[$1]=$address
     bind "$address" "$JOB_BIND"
     ip -n "$PREFIX-$1" tuntap add dev eth0 mode tap multi_queue vnet_hdr
+    # What the kernel does when a TAP is attached to for the first time, and leaves so: the host's state is compared.
+    on "$1" ethtool -K eth0 tx off tso off >/dev/null
+    ip -n "$PREFIX-$1" address add "fe80::5054:ff:fe00:${NUMBERS[$1]}/64" dev eth0 nodad
 }
 
 # is_ready HOST: a TAP has no carrier until vipdp runs.
