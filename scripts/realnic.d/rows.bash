@@ -11,7 +11,8 @@
 #   DRIVER    kernel modules to load
 #   DEVICE    QEMU's device, with its properties
 #   PROGRAM   what runs in the guest (row.bash)
-#   WIRES     taps: scripts/realnic.d/host.bash draws them; cables: NIC 1 to NIC 3, NIC 2 to NIC 4, inside QEMU (taps)
+#   WIRES     taps: scripts/realnic.d/host.bash draws them; cables: NIC 1 to NIC 3, NIC 2 to NIC 4, inside QEMU; hub: the same
+#             three as with taps, inside QEMU (taps)
 #   TAPS      queues of the TAP behind the NIC
 #   IOMMU     "yes": what NICs read and write goes through one
 #   JOB       what the guest's program needs: see realnic.d/guest/row.bash, dpdk.bash
@@ -19,7 +20,7 @@
 # shellcheck disable=SC2034
 
 ROWS=(virtio-net vmxnet3 e1000e igb igb-linux7 virtio-net-zero-copy dpdk-e1000e dpdk-virtio-net dpdk-igb)
-FAULTS=(ports netem unplug-virtio-net unplug-e1000e bond-active-backup bond-lacp)
+FAULTS=(ports netem vlan pktgen unplug-virtio-net unplug-e1000e bond-active-backup bond-lacp)
 
 row_virtio-net() {
     TIER=first TITLE="virtio-net" SUITE=bookworm DRIVER=(virtio_net)
@@ -84,6 +85,16 @@ row_ports() {
 row_netem() {
     virtio_nics
     TITLE="netem on all hosts" PROGRAM=netem.bash
+}
+
+row_vlan() {
+    virtio_nics
+    TITLE="vipdp on the interface of a VLAN" PROGRAM=vlan.bash
+}
+
+row_pktgen() {
+    virtio_nics
+    TITLE="pktgen of the kernel" PROGRAM=pktgen.bash WIRES=hub
 }
 
 row_unplug-virtio-net() {

@@ -4,19 +4,23 @@
 # status_of NODE FILTER: what jq makes of its status.
 status_of() { status_json "$1" | jq -er "$2"; }
 
-# attached MODE: the XDP program of n1 runs there.
+# attached MODE: the XDP program of n1 runs there, as its status and its log say. The log says too that the driver refused
+# where it is not the driver's.
 attached() {
-    local mode
+    local mode log=$STATE/n1/vipdp.log
     mode=$(status_of n1 .interface.xdp_mode)
     [[ $mode == "$1" ]] || fail "$mode, not $1"
+    grep -q "running.*program ${1^}" "$log" || fail "the log does not say: program ${1^}"
+    [[ $1 == native ]] || grep -q 'WARN.*no XDP in this mode.*mode=Native' "$log" || fail "the log does not say that the driver refused"
     say "$mode"
 }
 
-# zero_copy yes|no: whether the NIC writes into vipdp's memory.
+# zero_copy yes|no: whether the NIC writes into vipdp's memory, as the status and, where it does not, the log say.
 zero_copy() {
     local all
     all=$(status_of n1 'if all(.workers[]; .zero_copy) then "yes" elif any(.workers[]; .zero_copy) then "some" else "no" end')
     [[ $all == "$1" ]] || fail "zero-copy: $all, not $1"
+    [[ $1 == yes ]] || grep -q 'INFO.*no zero-copy: ' "$STATE/n1/vipdp.log" || fail "the log does not say why there is no zero-copy"
     say "$all"
 }
 
@@ -154,6 +158,9 @@ link_up() {
     [[ -z $TAG ]] || ip -n "$PREFIX-$1" link set "eth0.$TAG" up
     address "$1"
 }
+
+# claims: how often the nodes have claimed or released buckets so far.
+claims() { cat "$STATE"/n?/vipdp.log | grep -cE 'claimed|released'; }
 
 # host_state NODE: all that vipdp may change on its host, for comparison.
 host_state() {

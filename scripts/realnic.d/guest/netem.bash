@@ -12,9 +12,6 @@ impair() {
     done
 }
 
-# claims: how often the nodes have claimed or released buckets so far.
-claims() { cat "$STATE"/n?/vipdp.log | grep -cE 'claimed|released'; }
-
 # endures LOST DOUBLED ARGUMENT...: under netem with these arguments nothing changes hands. At most so many of 200 queries are
 # lost, and answers come twice only where netem doubles frames.
 endures() {

@@ -6,7 +6,7 @@
 #   rn-client  eth0  192.0.2.1   2001:db8:53::1     the nodes' router; 10.64.0.0/16 and fd64::/64 are all its own
 #   the VIPs: 192.0.2.53, 2001:db8:53::53
 #
-# With TAG the addresses are on eth0.TAG instead. Functions that start a node or ask its status are the lab's.
+# With TAG the addresses are on eth0.TAG instead, and INTERFACE is what vipdp has for a NIC: eth0, or that one. Functions that start a node or ask its status are the lab's.
 
 VIP4=192.0.2.53 VIP6=2001:db8:53::53
 SOURCES4=10.64.0.0/16 SOURCES6=fd64::/64
@@ -16,6 +16,7 @@ declare -A MACS=([client]=52:54:00:00:00:01 [n1]=52:54:00:00:00:11 [n2]=52:54:00
 declare -A NUMBERS=([client]=1 [n1]=11 [n2]=12)
 # A tagged segment's VLAN.
 TAG=
+INTERFACE=eth0
 
 on() {
     local host=$1
@@ -136,7 +137,7 @@ mode = "shared-mac"
 vips = ["$VIP4", "$VIP6"]
 key_file = "cluster.key"
 partition = "none"
-${TAG:+vlan = $TAG}
+$([[ $INTERFACE == *.* || -z $TAG ]] || say "vlan = $TAG")
 
 # An emulated core stands still now and then.
 [timing]
@@ -157,7 +158,7 @@ END
     for number in 1 2; do
         cat >"$STATE/n$number/node.toml" <<END
 slot = $((number - 1))
-interface = "${INTERFACE:-eth0}"
+interface = "$INTERFACE"
 cluster = "../cluster.toml"
 heartbeat_interface = "$(device)"
 egress = "$EGRESS"
