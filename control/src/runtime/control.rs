@@ -27,12 +27,12 @@ use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::worker::HeardClaim;
 use vipdp_io::flow_file::FlowFile;
 use vipdp_io::link::{LinkNow, LinkWatch};
-use vipdp_io::neighbor::EgressTable;
 use vipdp_io::peer_path::PeerPaths;
 
 use super::acquired::Acquired;
 use super::announce::{Announcements, Table};
 use super::clock::monotonic_ns;
+use super::egress::Ways;
 use super::gateway::Gateway;
 use super::mailbox::{Letter, Letters};
 use super::offload::Offloading;
@@ -62,16 +62,13 @@ const HEARINGS: u64 = 8;
 /// turn every 20 ms, and a core that serves two nodes' workers may keep one waiting.
 const STANDSTILL_NS: u64 = 500 * MS;
 
-/// How often routes and neighbours are copied from the kernel, with `egress = "tap"`.
-const EGRESS_NS: u64 = 1_000 * MS;
-
 /// How often the ways to the other members are asked for, where packets go to them in tunnels.
 const PATHS_NS: u64 = 1_000 * MS;
 
 /// How soon they are asked for again while the next hop towards a member that is alive is not known.
 const PATHS_MISSING_NS: u64 = 100 * MS;
 
-/// How soon a next hop that was missing is looked up again.
+/// How soon it is seen that a worker missed a next hop.
 const RESOLVING_NS: u64 = 10 * MS;
 
 /// How long handing over may take at the end, in detection times: then the node leaves as it is,
@@ -133,7 +130,7 @@ pub struct Control {
     /// Next hops that workers missed.
     pub unresolved: Arc<crossbeam::queue::ArrayQueue<IpAddr>>,
     /// The kernel's routes and neighbours, with `egress = "tap"`.
-    pub egress: Option<EgressTable>,
+    pub egress: Option<Ways>,
     /// What becomes of the NIC.
     pub link: LinkWatch,
     /// The router, with `partition = "gateway"`.
@@ -181,7 +178,8 @@ struct Turn {
     moves: bool,
     /// Whether they do, and the checks find the service well.
     willing: bool,
-    egress_ns: u64,
+    /// The NIC has a link again, and the protocol has not been told.
+    link_is_back: bool,
     paths_ns: u64,
     /// The configuration that is staged has no gateway.
     forgets_gateway: bool,
@@ -211,7 +209,7 @@ impl Control {
             progress_ns: now,
             moves: true,
             willing: true,
-            egress_ns: now,
+            link_is_back: false,
             paths_ns: now,
             forgets_gateway: false,
             leave_by_ns: None,
@@ -232,6 +230,7 @@ impl Control {
             self.watch_workers(&mut turn, now);
             self.watch_health(&mut turn, now);
             self.watch_egress(&mut turn, now);
+            self.use_link(&mut turn, now);
             self.watch_paths(&mut turn, now);
             self.hear_claims(&mut turn, now);
             self.watch_offload(now);
@@ -445,8 +444,22 @@ impl Control {
                 )
             }
         }
-        self.step(turn, now, Input::Link(found == LinkNow::Up));
+        turn.link_is_back = found == LinkNow::Up;
+        if let Some(egress) = &mut self.egress {
+            egress.link(turn.link_is_back, now);
+        }
+        if !turn.link_is_back {
+            self.step(turn, now, Input::Link(false));
+        }
         Ok(())
+    }
+
+    /// Serves again with a link that is back, once answers can leave.
+    fn use_link(&mut self, turn: &mut Turn, now: u64) {
+        if turn.link_is_back && self.egress.as_mut().is_none_or(|egress| egress.are_back(now)) {
+            turn.link_is_back = false;
+            self.step(turn, now, Input::Link(true));
+        }
     }
 
     /// Whether the router is reached decides who serves where the nodes lose each other.
@@ -511,21 +524,8 @@ impl Control {
     /// Keeps the next hops of frames from the host up to date.
     fn watch_egress(&mut self, turn: &mut Turn, now: u64) {
         let Some(egress) = &mut self.egress else { return };
-        let mut missed = false;
-        while let Some(address) = self.unresolved.pop() {
-            missed = true;
-            if let Err(error) = egress.resolve(address) {
-                warn!(%address, %error, "a next hop cannot be resolved");
-            }
-        }
-        if !missed && now < turn.egress_ns {
-            return;
-        }
-        turn.egress_ns = now + if missed { RESOLVING_NS } else { EGRESS_NS };
-        match egress.refresh() {
-            Ok(true) => self.publish(turn),
-            Ok(false) => {}
-            Err(error) => warn!(%error, "the kernel's routes cannot be copied"),
+        if egress.turn(now, &self.unresolved) {
+            self.publish(turn);
         }
     }
 
@@ -635,7 +635,7 @@ impl Control {
         turn.generation += 1;
         let service = Service {
             peer_macs: self.protocol.peer_macs(),
-            egress: self.egress.as_ref().map(|table| table.egress().clone()),
+            egress: self.egress.as_ref().map(|ways| ways.egress().clone()),
             peers: self.paths.as_ref().map_or([None; SLOTS], |paths| *paths.paths()),
             ..self.service.clone()
         };

@@ -9,7 +9,6 @@ mod dpdk;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use crossbeam::queue::ArrayQueue;
@@ -33,6 +32,7 @@ use vipdp_io::tap::{Tap, TapQueue};
 use vipdp_io::xdp::{self, AttachMode, Offload, OffloadFacts, Program, TunnelEnd};
 
 use super::clock::monotonic_ns;
+use super::egress::GATEWAYS_MAX;
 use super::reach::{Door, Intake, Reach};
 use super::workers::{Start, WorkerPort, WorkerThreads};
 use crate::config::{
@@ -43,10 +43,6 @@ use crate::config::{
 /// How many claims may wait for the control thread where nothing but claims tells members of each other: as many
 /// as 64 members with 63 addresses each make in the time in which it looks once, several times over.
 const MEMBERS_CLAIMS_MAX: usize = 4096;
-
-/// How long a node waits for its gateways' MAC addresses before it takes any client: the kernel asks for them once
-/// a second (RFC 4861, section 10: RETRANS_TIMER), so that one question may be lost.
-const GATEWAYS_MAX: Duration = Duration::from_secs(2);
 
 /// The data plane of a node, running. Dropping it stops the workers, then puts the host back, then
 /// gives the frames back to the kernel, which has no VIP any more: the fields are in that order.
@@ -126,6 +122,9 @@ impl DataPlane {
         let ports = (0..queues)
             .map(|queue| open_port(config, zero_copy, &host, queue))
             .collect::<Result<Vec<_>>>()?;
+        if zero_copy == af_xdp::ZeroCopy::Auto && !ports.iter().all(AfXdpPort::is_zero_copy) {
+            info!("no zero-copy: the driver has none, so that frames are copied");
+        }
         for (queue, port) in (0..).zip(&ports) {
             program.bind(queue, port)?;
         }
@@ -365,7 +364,11 @@ const ZERO_COPY_CUTS: [&str; 2] = ["igb", "igc"];
 
 /// Whether the NIC may write into the ports' memory.
 fn zero_copy(config: &Config, link: &Link, mode: AttachMode) -> af_xdp::ZeroCopy {
-    if config.node.zero_copy == ZeroCopy::Off || mode == AttachMode::Generic {
+    if config.node.zero_copy == ZeroCopy::Off {
+        return af_xdp::ZeroCopy::Off;
+    }
+    if mode == AttachMode::Generic {
+        info!("no zero-copy: the XDP program runs in the stack, so that frames are copied");
         return af_xdp::ZeroCopy::Off;
     }
     match link.driver() {

@@ -14,6 +14,7 @@ mod announce;
 pub(crate) mod clock;
 mod control;
 mod dataplane;
+mod egress;
 mod gateway;
 mod handler;
 mod load;
@@ -68,6 +69,7 @@ use announce::Announcements;
 use clock::monotonic_ns;
 use control::Control;
 use dataplane::DataPlane;
+use egress::Ways;
 use gateway::Gateway;
 use handler::Handler;
 use mailbox::Mailbox;
@@ -151,7 +153,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         publisher: Publisher::new(Arc::clone(&shared.publication)),
         service,
         unresolved: Arc::clone(&shared.unresolved),
-        egress,
+        egress: egress.map(|table| Ways::new(table, monotonic_ns())),
         link: watch,
         gateway,
         routes,

@@ -59,9 +59,7 @@ impl EgressTable {
     pub fn await_gateways(&mut self, at_most: Duration) -> Result<bool, NetlinkError> {
         let end = Instant::now() + at_most;
         loop {
-            let Egress { routes, neighbors } = &self.egress;
-            let is_known = |gateway| neighbors.iter().any(|&(address, _)| address == gateway);
-            if routes.iter().filter_map(|route| route.gateway).all(is_known) {
+            if self.gateways().all(|gateway| self.knows(gateway)) {
                 return Ok(true);
             }
             if Instant::now() >= end {
@@ -75,6 +73,16 @@ impl EgressTable {
     /// The newest copy.
     pub fn egress(&self) -> &Egress {
         &self.egress
+    }
+
+    /// The gateways of the newest copy's routes, one as often as routes have it.
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        self.egress.routes.iter().filter_map(|route| route.gateway)
+    }
+
+    /// Whether the newest copy has the MAC address of this next hop.
+    pub fn knows(&self, next_hop: IpAddr) -> bool {
+        self.egress.neighbors.iter().any(|&(address, _)| address == next_hop)
     }
 
     /// Copies anew, and returns whether anything changed. Has the kernel resolve, or confirm, the
