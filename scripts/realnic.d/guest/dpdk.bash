@@ -85,20 +85,24 @@ zero_copy() {
     say "$1, $([[ $pages == true ]] && echo huge pages || echo "pages of 4 KiB")"
 }
 
-# own_address: the node's own addresses are reached by way of vipdp: ping, and a megabyte by TCP there and back.
+# own_address: the node's own addresses are reached by way of vipdp: ping, and a megabyte by TCP each way.
 own_address() {
-    local address sum
-    on n1 socat TCP6-LISTEN:2222,ipv6only=0,fork,reuseaddr PIPE </dev/null &
-    wait_for 10 listens n1 tcp 2222 || fail "nothing listens on n1"
+    local address sum there back
     head -c 1000000 /dev/urandom >"$STATE/megabyte"
     sum=$(sha256sum <"$STATE/megabyte")
-    for address in 192.0.2.11 2001:db8:53::11; do
-        on client ping -q -c 2 -W 5 "$address" >/dev/null || fail "no answer to ping from $address"
-        [[ $(on client timeout 60 socat -t 30 - "TCP:${address/#2001*/[$address]}:2222" <"$STATE/megabyte" | sha256sum) == "$sum" ]] ||
-            fail "a megabyte does not come back from $address"
+    on n1 socat -t 30 TCP6-LISTEN:2222,ipv6only=0,fork,reuseaddr EXEC:sha256sum &
+    there=$!
+    on n1 socat -U TCP6-LISTEN:2223,ipv6only=0,fork,reuseaddr "OPEN:$STATE/megabyte" &
+    back=$!
+    wait_for 10 listens n1 tcp 2222 || fail "nothing listens on n1"
+    wait_for 10 listens n1 tcp 2223 || fail "nothing listens on n1"
+    for address in 192.0.2.11 '[2001:db8:53::11]'; do
+        on client ping -q -c 2 -W 5 "${address//[][]/}" >/dev/null || fail "no answer to ping from $address"
+        [[ $(on client timeout 60 socat -t 30 - "TCP:$address:2222" <"$STATE/megabyte") == "$sum" ]] || fail "a megabyte does not get to $address"
+        [[ $(on client timeout 60 socat -u "TCP:$address:2223" - | sha256sum) == "$sum" ]] || fail "a megabyte does not come from $address"
     done
-    kill %% 2>/dev/null || true
-    say "1 MB by TCP there and back, both families"
+    kill "$there" "$back"
+    say "1 MB by TCP each way, both families"
 }
 
 # filters PROMISCUOUS: whether n1's NIC receives all frames. If not, none comes that is to a strange MAC address.
