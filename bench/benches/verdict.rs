@@ -18,7 +18,6 @@ mod frames;
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use cpu_time::CpuTime;
@@ -30,9 +29,7 @@ use vipdp_core::decide::{Burst, Now};
 use vipdp_core::flow::{FlowState, FlowTable};
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::BURST;
-use vipdp_core::slot::SLOTS;
 use vipdp_core::snapshot::{Holdings, Ingress, Service, SharedMac, Snapshot, Vips};
-use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::wire::checksum::Checksum;
 use vipdp_core::wire::protocol::{TCP, UDP};
 use vipdp_io::huge_pages;
@@ -129,27 +126,17 @@ struct Bench {
 impl Bench {
     fn new(case: Case, family: Family) -> Self {
         let service = Service {
-            vips: Vips::new([VIP4.into(), VIP6.into()]),
-            client_hash: ClientHash::new([0x5a; 16], HashInput::Address),
             sticky_udp_ports: [443].into(),
-            ingress: Ingress::SharedMac(SharedMac::unicast(SHARED)),
-            own_mac: OWN,
-            host_mac: HOST,
-            host_mtu: 1500,
-            vlan: None,
-            peer_macs: [None; SLOTS],
-            peers: [None; SLOTS],
-            egress: None,
+            ..Service::new(
+                Vips::new([VIP4.into(), VIP6.into()]),
+                ClientHash::new([0x5a; 16], HashInput::Address),
+                Ingress::SharedMac(SharedMac::unicast(SHARED)),
+                OWN,
+                HOST,
+            )
         };
         let owned: BucketSet = Bucket::all().step_by(4).collect();
-        let snapshot = Snapshot {
-            generation: 1,
-            lease_until_ns: u64::MAX,
-            holdings: Holdings::owning(&owned),
-            previous: Arc::new(PreviousOwners::none()),
-            latest: None,
-            service: Arc::new(service),
-        };
+        let snapshot = Snapshot::serving(service, Holdings::owning(&owned));
         let room = 4 * case.known().max(1 << 18);
         let flows = FlowTable::new(room as usize, [1, 2]);
         gather(flows.lines());
@@ -203,7 +190,7 @@ impl Bench {
         let frames = &self.memory[at * BURST * STRIDE..][..BURST * STRIDE];
         let frame = |at: usize| &frames[at * STRIDE..][..self.len];
         let now = Now::of_ns(NOW_NS);
-        self.burst.judge::<Native>(&self.snapshot, &self.flows, now, BURST, frame);
+        self.burst.judge::<Native>(&self.snapshot, &self.flows, now, BURST, 16, frame);
         black_box(self.burst.decisions());
     }
 

@@ -90,25 +90,21 @@ fn worker_with(
     peer_macs[1] = Some(PEER);
     peers[1] = Some(PEER_PATH);
     let service = Service {
-        vips: Vips::new([VIP4.into(), VIP6.into()]),
-        client_hash: ClientHash::new([0x5a; 16], HashInput::Address),
         sticky_udp_ports: [443].into(),
-        ingress,
-        own_mac: OWN,
-        host_mac: HOST,
-        host_mtu: 1500,
-        vlan: None,
         peer_macs,
         peers,
-        egress: None,
+        ..Service::new(
+            Vips::new([VIP4.into(), VIP6.into()]),
+            ClientHash::new([0x5a; 16], HashInput::Address),
+            ingress,
+            OWN,
+            HOST,
+        )
     };
     let snapshot = Snapshot {
-        generation: 1,
-        lease_until_ns: u64::MAX,
-        holdings: Holdings::owning(owned),
         previous: Arc::new(PreviousOwners::new(Slot::all().take(2), owners)),
         latest: Some(Bucket::FIRST),
-        service: Arc::new(service),
+        ..Snapshot::serving(service, Holdings::owning(owned))
     };
     let shared = Shared::new(snapshot, FlowTable::new(flows_max, [1, 2]));
     Worker::new(MemoryPort::new(RING), Sink, shared, Arc::<WorkerCounters>::default())

@@ -13,9 +13,8 @@ use vipdp_core::flow::FlowTable;
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::memory::MemoryPort;
 use vipdp_core::port::{BURST, Host as _, Port as _};
-use vipdp_core::slot::{SLOTS, Slot};
+use vipdp_core::slot::Slot;
 use vipdp_core::snapshot::{Holdings, Ingress, Service, Snapshot, Vips};
-use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::worker::{Shared, Worker};
 use vipdp_io::af_xdp::{AfXdpPort, Options as PortOptions};
@@ -290,27 +289,14 @@ impl Product {
 fn snapshot(mac: MacAddr) -> Result<Snapshot> {
     let slot = Slot::new(0).context("a slot")?;
     let vip: std::net::IpAddr = VIP.parse().context("an address")?;
-    let service = Service {
-        vips: Vips::new([vip.into()]),
-        client_hash: ClientHash::new([7; 16], HashInput::Address),
-        sticky_udp_ports: [].into(),
-        ingress: Ingress::Anycast(Anycast { slot, cluster: 1, steering: None }),
-        own_mac: mac,
-        host_mac: mac,
-        host_mtu: 1500,
-        vlan: None,
-        peer_macs: [None; SLOTS],
-        peers: [None; SLOTS],
-        egress: None,
-    };
-    Ok(Snapshot {
-        generation: 1,
-        lease_until_ns: u64::MAX,
-        holdings: Holdings::none(),
-        previous: Arc::new(PreviousOwners::none()),
-        latest: None,
-        service: Arc::new(service),
-    })
+    let service = Service::new(
+        Vips::new([vip.into()]),
+        ClientHash::new([7; 16], HashInput::Address),
+        Ingress::Anycast(Anycast { slot, cluster: 1, steering: None }),
+        mac,
+        mac,
+    );
+    Ok(Snapshot::serving(service, Holdings::none()))
 }
 
 impl Way for Product {

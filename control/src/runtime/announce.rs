@@ -295,7 +295,6 @@ mod tests {
     use super::*;
     use vipdp_core::hash::{ClientHash, HashInput};
     use vipdp_core::parse::{Payload, parse};
-    use vipdp_core::slot::SLOTS;
     use vipdp_core::snapshot::Vips;
 
     #[test]
@@ -303,17 +302,14 @@ mod tests {
         let own = MacAddr([2, 0, 0, 0, 0, 1]);
         let macs = SharedMac::unicast(MacAddr([2, 0, 0x5e, 0, 0, 53]));
         let service = Service {
-            vips: Vips::default(),
-            client_hash: ClientHash::new([7; 16], HashInput::Address),
-            sticky_udp_ports: [].into(),
-            ingress: Ingress::SharedMac(macs),
-            own_mac: own,
-            host_mac: MacAddr([2; 6]),
-            host_mtu: 1500,
             vlan: Some(100),
-            peer_macs: [None; SLOTS],
-            peers: [None; SLOTS],
-            egress: None,
+            ..Service::new(
+                Vips::default(),
+                ClientHash::new([7; 16], HashInput::Address),
+                Ingress::SharedMac(macs),
+                own,
+                MacAddr([2; 6]),
+            )
         };
         for (vip, count) in [("192.0.2.53", 2), ("2001:db8:53::53", 1)] {
             let frames = defence(&service, macs, vip.parse().unwrap());

@@ -18,9 +18,7 @@ use vipdp_core::counters::WorkerCounters;
 use vipdp_core::flow::{FlowTable, Seconds};
 use vipdp_core::hash::ClientHash;
 use vipdp_core::offload::OffloadMode;
-use vipdp_core::slot::SLOTS;
-use vipdp_core::snapshot::{Holdings, Ingress, Service, Snapshot, Vips};
-use vipdp_core::tiered::PreviousOwners;
+use vipdp_core::snapshot::{Ingress, Service, Snapshot, Vips};
 use vipdp_core::worker::{NicHost, Shared, Worker};
 use vipdp_io::af_xdp::{self, AfXdpPort, BusyPoll};
 use vipdp_io::flow_file::{FlowFile, Found};
@@ -268,29 +266,21 @@ fn attach_mode(config: &Config, link: &Link) -> AttachMode {
 fn service(config: &Config, link: &Link, tap: &Link, reach: &Reach) -> Service {
     let cluster = &config.cluster;
     Service {
-        vips: Vips::new(cluster.vips.iter().copied()),
-        client_hash: ClientHash::new(config.keys.hash_key(), cluster.hash),
         sticky_udp_ports: cluster.sticky_udp_ports.as_slice().into(),
-        ingress: reach.ingress,
-        own_mac: link.mac,
-        host_mac: tap.mac,
         host_mtu: tap.mtu.min(u32::from(u16::MAX)) as u16,
         vlan: cluster.vlan,
-        peer_macs: [None; SLOTS],
-        peers: [None; SLOTS],
-        egress: None,
+        ..Service::new(
+            Vips::new(cluster.vips.iter().copied()),
+            ClientHash::new(config.keys.hash_key(), cluster.hash),
+            reach.ingress,
+            link.mac,
+            tap.mac,
+        )
     }
 }
 
 fn shared(service: &Service, flows: FlowTable, by_wire: bool) -> Shared {
-    let nothing = Snapshot {
-        generation: 0,
-        lease_until_ns: 0,
-        holdings: Holdings::none(),
-        previous: Arc::new(PreviousOwners::none()),
-        latest: None,
-        service: Arc::new(service.clone()),
-    };
+    let nothing = Snapshot::waiting(service.clone());
     let mut shared = Shared::new(nothing, flows);
     if by_wire {
         shared.claims = Arc::new(ArrayQueue::new(MEMBERS_CLAIMS_MAX));

@@ -135,25 +135,19 @@ fn address_v6(bytes: &[u8]) -> Option<Ipv6Addr> {
 mod tests {
     use super::*;
     use crate::hash::{ClientHash, HashInput};
-    use crate::slot::{SLOTS, Slot};
+    use crate::slot::Slot;
     use crate::snapshot::{SharedMac, Vips};
     use crate::tiered::{Search, Tiered, TieredMac};
     use crate::wire::ethernet::MacAddr;
 
     fn service() -> Service {
-        Service {
-            vips: Vips::new(["192.0.2.53", "2001:db8::/64"].map(|vip| vip.parse().unwrap())),
-            client_hash: ClientHash::new([1; 16], HashInput::Address),
-            sticky_udp_ports: [].into(),
-            ingress: Ingress::SharedMac(SharedMac::unicast(MacAddr([2; 6]))),
-            own_mac: MacAddr([4; 6]),
-            host_mac: MacAddr([6; 6]),
-            host_mtu: 1500,
-            vlan: None,
-            peer_macs: [None; SLOTS],
-            peers: [None; SLOTS],
-            egress: None,
-        }
+        Service::new(
+            Vips::new(["192.0.2.53", "2001:db8::/64"].map(|vip| vip.parse().unwrap())),
+            ClientHash::new([1; 16], HashInput::Address),
+            Ingress::SharedMac(SharedMac::unicast(MacAddr([2; 6]))),
+            MacAddr([4; 6]),
+            MacAddr([6; 6]),
+        )
     }
 
     fn tiered() -> Service {

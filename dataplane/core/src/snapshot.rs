@@ -37,6 +37,26 @@ pub struct Snapshot {
     pub service: Arc<Service>,
 }
 
+impl Snapshot {
+    /// A node that serves what it holds, under a lease that never ends, and knows of no owners before: one
+    /// without a cluster around it.
+    pub fn serving(service: impl Into<Arc<Service>>, holdings: Holdings) -> Self {
+        Self { generation: 1, lease_until_ns: u64::MAX, holdings, ..Self::waiting(service) }
+    }
+
+    /// A node that holds nothing and has no lease yet: where every node starts.
+    pub fn waiting(service: impl Into<Arc<Service>>) -> Self {
+        Self {
+            generation: 0,
+            lease_until_ns: 0,
+            holdings: Holdings::none(),
+            previous: Arc::new(PreviousOwners::none()),
+            latest: None,
+            service: service.into(),
+        }
+    }
+}
+
 /// What a node holds of a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holding {
@@ -155,6 +175,31 @@ pub struct Service {
 }
 
 impl Service {
+    /// The service of a node at `own_mac` on an untagged segment, on which it knows of no members yet: no
+    /// UDP flows are tracked, the host, at `host_mac`, takes packets of 1500 bytes, and answers leave past
+    /// the data plane.
+    pub fn new(
+        vips: Vips,
+        client_hash: ClientHash,
+        ingress: Ingress,
+        own_mac: MacAddr,
+        host_mac: MacAddr,
+    ) -> Self {
+        Self {
+            vips,
+            client_hash,
+            sticky_udp_ports: Box::default(),
+            ingress,
+            own_mac,
+            host_mac,
+            host_mtu: 1500,
+            vlan: None,
+            peer_macs: [None; SLOTS],
+            peers: [None; SLOTS],
+            egress: None,
+        }
+    }
+
     /// Whether UDP flows to `port` are tracked.
     #[inline]
     pub fn is_sticky(&self, port: u16) -> bool {

@@ -22,9 +22,8 @@ use vipdp_core::flow::FlowTable;
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::memory::{MemoryHost, MemoryPort};
 use vipdp_core::port::{BURST, SuperPackets};
-use vipdp_core::slot::{SLOTS, Slot};
+use vipdp_core::slot::Slot;
 use vipdp_core::snapshot::{Holdings, Ingress, Service, Snapshot, Vips};
-use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::DropReason;
 use vipdp_core::wire::vnet::Offload;
 use vipdp_core::worker::{Shared, Worker};
@@ -42,26 +41,17 @@ impl Node {
     fn new(super_packets: SuperPackets, vlan: Option<u16>) -> Self {
         let slot = Slot::new(0).unwrap();
         let service = Service {
-            vips: Vips::new([VIP4.into(), VIP6.into()]),
-            client_hash: ClientHash::new([7; 16], HashInput::Address),
-            sticky_udp_ports: [].into(),
-            ingress: Ingress::Anycast(Anycast { slot, cluster: 1, steering: None }),
-            own_mac: OWN,
-            host_mac: HOST,
-            host_mtu: 1500,
             vlan,
-            peer_macs: [None; SLOTS],
-            peers: [None; SLOTS],
-            egress: None,
+            ..Service::new(
+                Vips::new([VIP4.into(), VIP6.into()]),
+                ClientHash::new([7; 16], HashInput::Address),
+                Ingress::Anycast(Anycast { slot, cluster: 1, steering: None }),
+                OWN,
+                HOST,
+            )
         };
-        let snapshot = Snapshot {
-            generation: 0,
-            lease_until_ns: NOW_NS,
-            holdings: Holdings::none(),
-            previous: Arc::new(PreviousOwners::none()),
-            latest: None,
-            service: Arc::new(service),
-        };
+        let snapshot =
+            Snapshot { lease_until_ns: NOW_NS, ..Snapshot::serving(service, Holdings::none()) };
         let counters = Arc::<WorkerCounters>::default();
         let shared = Shared::new(snapshot, FlowTable::new(1024, [1, 2]));
         let host = MemoryHost { super_packets, ..MemoryHost::default() };

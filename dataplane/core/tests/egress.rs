@@ -13,9 +13,7 @@ use vipdp_core::flow::FlowTable;
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::BURST;
 use vipdp_core::port::memory::{MemoryHost, MemoryPort};
-use vipdp_core::slot::SLOTS;
 use vipdp_core::snapshot::{Egress, Holdings, Ingress, Route, Service, SharedMac, Snapshot, Vips};
-use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::DropReason;
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::wire::vnet::{Offload, PartialChecksum, SegmentedProtocol, Segments};
@@ -47,29 +45,21 @@ fn node(vlan: Option<u16>) -> (Node, Arc<WorkerCounters>) {
         gateway: Some(gateway),
     };
     let service = Service {
-        vips: Vips::new([VIP4.into(), VIP6.into()]),
-        client_hash: ClientHash::new([7; 16], HashInput::Address),
-        sticky_udp_ports: [].into(),
-        ingress: Ingress::SharedMac(SharedMac::unicast(SHARED)),
-        own_mac: OWN,
-        host_mac: HOST,
         host_mtu: HOST_MTU,
         vlan,
-        peer_macs: [None; SLOTS],
-        peers: [None; SLOTS],
         egress: Some(Egress {
             routes: routers.map(default).into(),
             neighbors: routers.map(|router| (router, ROUTER)).into(),
         }),
+        ..Service::new(
+            Vips::new([VIP4.into(), VIP6.into()]),
+            ClientHash::new([7; 16], HashInput::Address),
+            Ingress::SharedMac(SharedMac::unicast(SHARED)),
+            OWN,
+            HOST,
+        )
     };
-    let snapshot = Snapshot {
-        generation: 1,
-        lease_until_ns: u64::MAX,
-        holdings: Holdings::none(),
-        previous: Arc::new(PreviousOwners::none()),
-        latest: None,
-        service: Arc::new(service),
-    };
+    let snapshot = Snapshot::serving(service, Holdings::none());
     let shared = Shared::new(snapshot, FlowTable::new(1024, [1, 2]));
     let counters = Arc::<WorkerCounters>::default();
     let (port, host) = (MemoryPort::new(FRAMES), MemoryHost::default());

@@ -4,7 +4,6 @@
 mod frames;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use frames::tcp_flags::{ACK, SYN};
 use frames::{HOST, OWN, SHARED, SHARED_LINK, VIP4, ip, ip_frame, tcp};
@@ -14,9 +13,7 @@ use vipdp_core::flow::{FlowState, FlowTable, Inserted};
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::BURST;
 use vipdp_core::processor::Portable;
-use vipdp_core::slot::SLOTS;
 use vipdp_core::snapshot::{Holdings, Ingress, Service, SharedMac, Snapshot, Vips};
-use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::{DropReason, Verdict};
 use vipdp_core::wire::checksum::Checksum;
 use vipdp_core::wire::protocol::TCP;
@@ -44,27 +41,14 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let service = Service {
-            vips: Vips::new([VIP4.into()]),
-            client_hash: ClientHash::new([7; 16], HashInput::Address),
-            sticky_udp_ports: [].into(),
-            ingress: Ingress::SharedMac(SharedMac::unicast(SHARED)),
-            own_mac: OWN,
-            host_mac: HOST,
-            host_mtu: 1500,
-            vlan: None,
-            peer_macs: [None; SLOTS],
-            peers: [None; SLOTS],
-            egress: None,
-        };
-        let snapshot = Snapshot {
-            generation: 1,
-            lease_until_ns: u64::MAX,
-            holdings: Holdings::owning(&BucketSet::FULL),
-            previous: Arc::new(PreviousOwners::none()),
-            latest: None,
-            service: Arc::new(service),
-        };
+        let service = Service::new(
+            Vips::new([VIP4.into()]),
+            ClientHash::new([7; 16], HashInput::Address),
+            Ingress::SharedMac(SharedMac::unicast(SHARED)),
+            OWN,
+            HOST,
+        );
+        let snapshot = Snapshot::serving(service, Holdings::owning(&BucketSet::FULL));
         let flows = FlowTable::new(FLOWS_MAX, [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210]);
         Self { snapshot, flows, burst: Burst::new(), frames: Vec::new() }
     }
@@ -95,7 +79,7 @@ impl Node {
             }
             let frames = &self.frames;
             let frame = |at: usize| &*frames[at];
-            self.burst.judge::<Portable>(&self.snapshot, &self.flows, now, len, frame);
+            self.burst.judge::<Portable>(&self.snapshot, &self.flows, now, len, 16, frame);
             for (&source, decision) in sources[..len].iter().zip(self.burst.decisions()) {
                 heed(source, decision.verdict, decision.inserted);
             }

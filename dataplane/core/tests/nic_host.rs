@@ -18,7 +18,6 @@ use vipdp_core::port::BURST;
 use vipdp_core::port::memory::{MemoryHost, MemoryPort};
 use vipdp_core::slot::SLOTS;
 use vipdp_core::snapshot::{Holdings, Ingress, Service, SharedMac, Snapshot, Vips};
-use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::DropReason;
 use vipdp_core::wire::vnet::{Offload, PartialChecksum, SegmentedProtocol, Segments};
 use vipdp_core::worker::{NicHost, Shared, Worker};
@@ -29,31 +28,21 @@ type Node = Worker<MemoryPort, MemoryHost>;
 
 fn service(ingress: Ingress) -> Service {
     Service {
-        vips: Vips::new(VIPS.map(|vip| vip.parse().unwrap())),
-        client_hash: ClientHash::new([7; 16], HashInput::Address),
-        sticky_udp_ports: [].into(),
-        ingress,
-        own_mac: OWN,
-        host_mac: HOST,
-        host_mtu: 1500,
-        vlan: None,
         peer_macs: [Some(PEER); SLOTS],
-        peers: [None; SLOTS],
-        egress: None,
+        ..Service::new(
+            Vips::new(VIPS.map(|vip| vip.parse().unwrap())),
+            ClientHash::new([7; 16], HashInput::Address),
+            ingress,
+            OWN,
+            HOST,
+        )
     }
 }
 
 /// A node of the shared-mac mode that owns nothing, or of the tiered mode.
 fn node(ingress: Ingress) -> (Node, Arc<WorkerCounters>, Service) {
     let service = service(ingress);
-    let snapshot = Snapshot {
-        generation: 1,
-        lease_until_ns: u64::MAX,
-        holdings: Holdings::none(),
-        previous: Arc::new(PreviousOwners::none()),
-        latest: None,
-        service: Arc::new(service.clone()),
-    };
+    let snapshot = Snapshot::serving(service.clone(), Holdings::none());
     let shared = Shared::new(snapshot, FlowTable::new(1024, [1, 2]));
     let counters = Arc::<WorkerCounters>::default();
     let (port, host) = (MemoryPort::new(FRAMES), MemoryHost::default());

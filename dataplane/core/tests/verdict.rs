@@ -21,7 +21,6 @@ use vipdp_core::snapshot::{
     Egress, Holding, Holdings, Ingress, Publication, Publisher, Route, Service, SharedMac,
     Snapshot, Vips,
 };
-use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::DropReason;
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::worker::{Shared, Worker};
@@ -74,17 +73,15 @@ impl Node {
         let mut peer_macs = [None; SLOTS];
         peer_macs[1] = Some(PEER);
         let service = Service {
-            vips: Vips::new([VIP4.into(), VIP6.into()]),
-            client_hash: ClientHash::new([7; 16], input),
             sticky_udp_ports: [QUIC].into(),
-            ingress: Ingress::SharedMac(SharedMac::unicast(SHARED)),
-            own_mac: OWN,
-            host_mac: HOST,
-            host_mtu: 1500,
-            vlan: None,
             peer_macs,
-            peers: [None; SLOTS],
-            egress: None,
+            ..Service::new(
+                Vips::new([VIP4.into(), VIP6.into()]),
+                ClientHash::new([7; 16], input),
+                Ingress::SharedMac(SharedMac::unicast(SHARED)),
+                OWN,
+                HOST,
+            )
         };
         let mut holdings = Holdings::none();
         for family in FAMILIES {
@@ -93,14 +90,7 @@ impl Node {
             holdings.set(bucket(Kind::Granted), Holding::Granted(Slot::new(1).unwrap()));
             assert_eq!(holdings.get(bucket(Kind::Foreign)), Holding::Foreign);
         }
-        let publication = Arc::new(Publication::new(Snapshot {
-            generation: 0,
-            lease_until_ns: 0,
-            holdings: Holdings::none(),
-            previous: Arc::new(PreviousOwners::none()),
-            latest: None,
-            service: Arc::new(service.clone()),
-        }));
+        let publication = Arc::new(Publication::new(Snapshot::waiting(service.clone())));
         let counters = Arc::<WorkerCounters>::default();
         let shared = Shared {
             publication: Arc::clone(&publication),
@@ -119,12 +109,8 @@ impl Node {
 
     fn publish(&mut self) {
         self.publisher.publish(Snapshot {
-            generation: 1,
             lease_until_ns: self.lease_until_ns,
-            holdings: self.holdings.clone(),
-            previous: Arc::new(PreviousOwners::none()),
-            latest: None,
-            service: Arc::new(self.service.clone()),
+            ..Snapshot::serving(self.service.clone(), self.holdings.clone())
         });
     }
 

@@ -4,7 +4,6 @@
 mod frames;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
 use frames::*;
 use proptest::collection::vec;
@@ -22,7 +21,6 @@ use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{
     Egress, Holding, Holdings, Ingress, Service, SharedMac, Snapshot, Vips,
 };
-use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::{DropReason, Verdict};
 use vipdp_core::wire::ethernet::MacAddr;
 
@@ -73,17 +71,17 @@ fn service() -> impl Strategy<Value = Service> {
             let mut peer_macs = [None; SLOTS];
             peer_macs[1] = Some(PEER);
             Service {
-                vips: Vips::new(vips),
-                client_hash: ClientHash::new([7; 16], input),
                 sticky_udp_ports,
-                ingress: Ingress::SharedMac(mac),
-                own_mac: OWN,
-                host_mac: HOST,
-                host_mtu: 1500,
                 vlan,
                 peer_macs,
-                peers: [None; SLOTS],
                 egress: has_egress.then(Egress::default),
+                ..Service::new(
+                    Vips::new(vips),
+                    ClientHash::new([7; 16], input),
+                    Ingress::SharedMac(mac),
+                    OWN,
+                    HOST,
+                )
             }
         },
     )
@@ -107,12 +105,8 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
     });
     let lease_s = select(vec![0, 3, 1000]);
     (service(), holdings, lease_s).prop_map(|(service, holdings, lease_s)| Snapshot {
-        generation: 1,
         lease_until_ns: lease_s * 1_000_000_000,
-        holdings,
-        previous: Arc::new(PreviousOwners::none()),
-        latest: None,
-        service: Arc::new(service),
+        ..Snapshot::serving(service, holdings)
     })
 }
 
@@ -189,10 +183,10 @@ proptest! {
         for (frames, passing) in &bursts {
             seconds += passing;
             let now = Now::of_ns(seconds * 1_000_000_000);
-            burst.judge::<Portable>(&snapshot, &together, now, frames.len(), |at| &frames[at]);
+            burst.judge::<Portable>(&snapshot, &together, now, frames.len(), 16, |at| &frames[at]);
             prop_assert_eq!(burst.decisions(), one_by_one(&snapshot, &alone, now, frames));
             for (at, frame) in frames.iter().enumerate() {
-                prop_assert_eq!(burst.found(at).parsed(frame), parse(frame));
+                prop_assert_eq!(burst.parsed(at, frame), parse(frame));
             }
             prop_assert_eq!(together.census(now.seconds), alone.census(now.seconds));
         }

@@ -110,26 +110,17 @@ impl Member {
         }
         let vips = ["192.0.2.0/24", "2001:db8:53::/64"].map(|vip| vip.parse().unwrap());
         let service = Service {
-            vips: Vips::new(vips),
-            client_hash: ClientHash::new([7; 16], HashInput::Address),
             sticky_udp_ports: [QUIC].into(),
-            ingress,
-            own_mac: mac_of(own),
-            host_mac: HOST,
-            host_mtu: 1500,
-            vlan: None,
             peer_macs,
-            peers: [None; SLOTS],
-            egress: None,
+            ..Service::new(
+                Vips::new(vips),
+                ClientHash::new([7; 16], HashInput::Address),
+                ingress,
+                mac_of(own),
+                HOST,
+            )
         };
-        let publication = Arc::new(Publication::new(Snapshot {
-            generation: 0,
-            lease_until_ns: 0,
-            holdings: Holdings::none(),
-            previous: Arc::new(PreviousOwners::none()),
-            latest: None,
-            service: Arc::new(service.clone()),
-        }));
+        let publication = Arc::new(Publication::new(Snapshot::waiting(service.clone())));
         let counters = Arc::<WorkerCounters>::default();
         let claims = Arc::new(ArrayQueue::new(4));
         let shared = Shared {
@@ -169,14 +160,12 @@ impl Member {
     pub fn publish(&mut self) {
         let owners = self.owners.iter().copied();
         self.publisher.publish(Snapshot {
-            generation: 1,
             lease_until_ns: self.lease_until_ns,
-            holdings: self.holdings.clone(),
             previous: Arc::new(
                 PreviousOwners::new(self.alive.iter().copied(), owners).while_away(self.is_away),
             ),
             latest: self.latest,
-            service: Arc::new(self.service.clone()),
+            ..Snapshot::serving(self.service.clone(), self.holdings.clone())
         });
     }
 

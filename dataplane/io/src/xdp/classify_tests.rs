@@ -14,7 +14,6 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use vipdp_core::classify::is_ours;
 use vipdp_core::hash::{ClientHash, HashInput};
-use vipdp_core::slot::SLOTS;
 use vipdp_core::snapshot::{Ingress, Service, Vips as VipSet};
 
 use super::offload_tests::frames;
@@ -72,19 +71,13 @@ fn unbound() -> OwnedFd {
 #[test]
 fn the_program_and_the_worker_take_the_same_frames() {
     let loaded = Loaded::new();
-    let service = Service {
-        vips: VipSet::new(VIPS.map(|vip| vip.parse().unwrap())),
-        client_hash: ClientHash::new([1; 16], HashInput::Address),
-        sticky_udp_ports: [].into(),
-        ingress: Ingress::Tiered(tiered()),
-        own_mac: frames::OWN,
-        host_mac: frames::HOST,
-        host_mtu: 1500,
-        vlan: None,
-        peer_macs: [None; SLOTS],
-        peers: [None; SLOTS],
-        egress: None,
-    };
+    let service = Service::new(
+        VipSet::new(VIPS.map(|vip| vip.parse().unwrap())),
+        ClientHash::new([1; 16], HashInput::Address),
+        Ingress::Tiered(tiered()),
+        frames::OWN,
+        frames::HOST,
+    );
     let mut runner = TestRunner::new(ProptestConfig::with_cases(4_000));
     let outcome = runner.run(&near_frame(), |frame| {
         let is_ours = is_ours(&service, Some(&TUNNEL4), &frame);

@@ -5,7 +5,6 @@
 pub(super) mod frames;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray};
@@ -21,7 +20,6 @@ use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{
     Holding, Holdings, Ingress, Service, SharedMac, Snapshot, Vips as VipSet,
 };
-use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::{DropReason, Verdict};
 use vipdp_core::wire::ethernet::MacAddr;
 
@@ -129,17 +127,16 @@ impl Node {
         let mut peer_macs = [None; SLOTS];
         peer_macs[1] = Some(PEER);
         let service = Service {
-            vips: VipSet::new([VIP4.into(), VIP6.into()]),
-            client_hash: ClientHash::new(HASH_KEY, input),
             sticky_udp_ports: [QUIC, 65_535].into(),
-            ingress: Ingress::SharedMac(SharedMac::unicast(SHARED)),
-            own_mac: OWN,
-            host_mac: frames::HOST,
             host_mtu: MTU,
-            vlan: None,
             peer_macs,
-            peers: [None; SLOTS],
-            egress: None,
+            ..Service::new(
+                VipSet::new([VIP4.into(), VIP6.into()]),
+                ClientHash::new(HASH_KEY, input),
+                Ingress::SharedMac(SharedMac::unicast(SHARED)),
+                OWN,
+                frames::HOST,
+            )
         };
         Self {
             loaded: Loaded::new(input),
@@ -206,14 +203,7 @@ impl Node {
 
     /// What a worker would do.
     fn verdict(&self, frame: &[u8]) -> Verdict {
-        let snapshot = Snapshot {
-            generation: 1,
-            lease_until_ns: u64::MAX,
-            holdings: self.holdings.clone(),
-            previous: Arc::new(PreviousOwners::none()),
-            latest: None,
-            service: Arc::new(self.service.clone()),
-        };
+        let snapshot = Snapshot::serving(self.service.clone(), self.holdings.clone());
         match parse(frame) {
             Ok(_) if frame.len() > usize::from(MTU) + 14 => Verdict::Drop(DropReason::HostTooLong),
             Ok(parsed) => {

@@ -8,7 +8,7 @@ use vipdp_core::bucket::Bucket;
 use vipdp_core::counters::{Count, WorkerCounters};
 use vipdp_core::flow::FlowTable;
 use vipdp_core::hash::{ClientHash, HashInput};
-use vipdp_core::slot::{SLOTS, Slot};
+use vipdp_core::slot::Slot;
 use vipdp_core::snapshot::{Holding, Holdings, Ingress, Service, Snapshot, Vips};
 use vipdp_core::tiered::{Owners, PreviousOwners};
 use vipdp_core::worker::{Shared, Worker};
@@ -97,17 +97,14 @@ impl Steerer {
         let steering = Some(Steering::Gue { port: GUE });
         let client_hash = ClientHash::new([7; 16], HashInput::Address);
         let service = Service {
-            vips: Vips::new(plan.vips.iter().copied()),
-            client_hash,
-            sticky_udp_ports: [].into(),
-            ingress: Ingress::Anycast(Anycast { slot: own, cluster: 7, steering }),
-            own_mac: NIC_MAC,
-            host_mac: guard.tap().mac,
-            host_mtu: 1500,
-            vlan: None,
-            peer_macs: [None; SLOTS],
             peers: *paths.paths(),
-            egress: None,
+            ..Service::new(
+                Vips::new(plan.vips.iter().copied()),
+                client_hash,
+                Ingress::Anycast(Anycast { slot: own, cluster: 7, steering }),
+                NIC_MAC,
+                guard.tap().mac,
+            )
         };
         let bucket = |client| Bucket::of_hash(client_hash.hash(ip(client), 0));
         let mut holdings = Holdings::none();
@@ -116,14 +113,8 @@ impl Steerer {
         }
         let theirs = Owners { now: Some(member), before: [None; 2] };
         let owners = PreviousOwners::new([own, member], THEIRS.map(|one| (bucket(one), theirs)));
-        let snapshot = Snapshot {
-            generation: 1,
-            lease_until_ns: u64::MAX,
-            holdings,
-            previous: Arc::new(owners),
-            latest: None,
-            service: Arc::new(service),
-        };
+        let snapshot =
+            Snapshot { previous: Arc::new(owners), ..Snapshot::serving(service, holdings) };
         let shared = Shared::new(snapshot, FlowTable::new(1024, [1, 2]));
         let counters = Arc::<WorkerCounters>::default();
         let worker = Worker::new(port, queue, shared, Arc::clone(&counters));

@@ -15,9 +15,8 @@ use vipdp_core::parse::{Payload, parse};
 use vipdp_core::port::memory::MemoryPort;
 use vipdp_core::port::{BURST, Refused};
 use vipdp_core::segment::Cut;
-use vipdp_core::slot::{SLOTS, Slot};
+use vipdp_core::slot::Slot;
 use vipdp_core::snapshot::{Holdings, Ingress, Service, Snapshot, Vips};
-use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::wire::vnet::{Offload, PartialChecksum, SegmentedProtocol, Segments};
 use vipdp_core::worker::{Shared, Worker};
 
@@ -38,27 +37,14 @@ impl Passer {
         let (mut queue, guard) = apply(&plan(state));
         edit(&mut queue);
         let slot = Slot::new(0).unwrap();
-        let service = Service {
-            vips: Vips::new(vips()),
-            client_hash: ClientHash::new([7; 16], HashInput::Address),
-            sticky_udp_ports: [].into(),
-            ingress: Ingress::Anycast(Anycast { slot, cluster: 7, steering: None }),
-            own_mac: NIC_MAC,
-            host_mac: guard.tap().mac,
-            host_mtu: 1500,
-            vlan: None,
-            peer_macs: [None; SLOTS],
-            peers: [None; SLOTS],
-            egress: None,
-        };
-        let snapshot = Snapshot {
-            generation: 1,
-            lease_until_ns: u64::MAX,
-            holdings: Holdings::none(),
-            previous: Arc::new(PreviousOwners::none()),
-            latest: None,
-            service: Arc::new(service),
-        };
+        let service = Service::new(
+            Vips::new(vips()),
+            ClientHash::new([7; 16], HashInput::Address),
+            Ingress::Anycast(Anycast { slot, cluster: 7, steering: None }),
+            NIC_MAC,
+            guard.tap().mac,
+        );
+        let snapshot = Snapshot::serving(service, Holdings::none());
         let shared = Shared::new(snapshot, FlowTable::new(1024, [1, 2]));
         let counters = Arc::<WorkerCounters>::default();
         let port = MemoryPort::new(BURST);
