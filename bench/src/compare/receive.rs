@@ -26,17 +26,16 @@ use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::offload::{OffloadMode, OffloadTable};
 use vipdp_core::port::{BURST, Port as _};
 use vipdp_core::prefix::Prefix;
-use vipdp_core::slot::SLOTS;
 use vipdp_core::snapshot::{
     Holdings, Ingress, Publication, Publisher, Service, SharedMac, Snapshot, Vips,
 };
-use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::verdict::DropReason;
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::worker::{Shared, Worker};
 use vipdp_io::af_xdp::{self, AfXdpPort, BusyPoll, ZeroCopy};
 use vipdp_io::affinity;
 use vipdp_io::host::{HostGuard, HostPlan, Polling};
+use vipdp_io::huge_pages;
 use vipdp_io::link::Link;
 use vipdp_io::tap::{Tap, TapQueue};
 use vipdp_io::xdp::{AttachMode, NextHops, Offload, OffloadFacts, Program};
@@ -361,31 +360,27 @@ pub(super) fn holdings(owned: Owned, number: usize) -> Holdings {
 
 pub(super) fn service(link: &Link, tap: &Link, nodes: u16) -> Service {
     Service {
-        vips: Vips::new([vip()]),
-        client_hash: ClientHash::new(HASH_KEY, HASH_INPUT),
         sticky_udp_ports: [443].into(),
-        ingress: Ingress::SharedMac(SharedMac::unicast(SHARED_MAC)),
-        own_mac: link.mac,
-        host_mac: tap.mac,
         host_mtu: tap.mtu.min(u32::from(u16::MAX)) as u16,
-        vlan: None,
         peer_macs: std::array::from_fn(|slot| {
             (slot < usize::from(nodes)).then_some(MacAddr([2, 0, 0, 0, 1, slot as u8]))
         }),
-        peers: [None; SLOTS],
-        egress: None,
+        ..Service::new(
+            Vips::new([vip()]),
+            ClientHash::new(HASH_KEY, HASH_INPUT),
+            Ingress::SharedMac(SharedMac::unicast(SHARED_MAC)),
+            link.mac,
+            tap.mac,
+        )
     }
 }
 
-/// What the worker knows.
+/// What the worker knows. The flow table is in huge pages, as a node's is.
 pub(super) fn shared(row: &Row, service: &Service, holdings: &Holdings) -> Shared {
-    let snapshot = Snapshot {
-        generation: 1,
-        lease_until_ns: u64::MAX,
-        holdings: holdings.clone(),
-        previous: Arc::new(PreviousOwners::none()),
-        latest: None,
-        service: Arc::new(service.clone()),
-    };
-    Shared::new(snapshot, FlowTable::new((2 * row.flow_count()).max(FLOWS_MAX) as usize, [1, 2]))
+    let snapshot = Snapshot::serving(service.clone(), holdings.clone());
+    let flows = FlowTable::new((2 * row.flow_count()).max(FLOWS_MAX) as usize, [1, 2]);
+    if let Err(error) = huge_pages::gather(flows.lines()) {
+        eprintln!("the flow table stays in small pages: {error}");
+    }
+    Shared::new(snapshot, flows)
 }
