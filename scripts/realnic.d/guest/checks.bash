@@ -55,7 +55,7 @@ resolves4() {
 resolves6() {
     local wanted found
     wanted=$(status_of n1 .interface.shared_mac_v6)
-    found=$(on client ndisc6 -q -m -r 1 -w 2000 "$VIP6" "$(device)" | tr '[:upper:]' '[:lower:]' | sort -u)
+    found=$(on client ndisc6 -q -m -r 1 -w 6000 "$VIP6" "$(device)" | tr '[:upper:]' '[:lower:]' | sort -u)
     [[ $found == "$wanted" ]] || fail "NDP for $VIP6: '$found', not $wanted"
     on client ip -6 neigh flush dev "$(device)"
     on client ping -q -c 2 -W 5 "$VIP6" >/dev/null || fail "no answer to ping from $VIP6"
@@ -84,7 +84,7 @@ answers_long() {
     local vip way bytes
     for vip in "$VIP4" "$VIP6"; do
         for way in +tcp +bufsize=4096; do
-            bytes=$(on client kdig +short "$way" +timeout=5 +retry=2 "@$vip" big.example. TXT | wc -c)
+            bytes=$(on client kdig +short "$way" +timeout=15 +retry=2 "@$vip" big.example. TXT | wc -c)
             ((bytes > 3000)) || fail "$bytes bytes of big.example. TXT from $vip with $way"
         done
     done

@@ -182,7 +182,7 @@ cluster_up() {
 await_shared() { wait_for 40 is_balanced || fail "the nodes do not share the buckets: $(owned n1) and $(owned n2)"; }
 
 # status_json NODE: as the lab's, but that the admin socket is a file, for which no namespace need be entered.
-status_json() { timeout 5 "$BINARY" status --config "$STATE/$1/node.toml" --json 2>/dev/null; }
+status_json() { timeout 20 "$BINARY" status --config "$STATE/$1/node.toml" --json 2>/dev/null; }
 
 # owned NODE: how many buckets it says that it has.
 owned() { status_json "$1" | jq .buckets.owned; }
