@@ -143,7 +143,7 @@ row_dpdk-virtio-net() {
     JOB[HUGEPAGES]="true true" JOB[FLAGS]=no
     WHY=(
         [zero-copy]="without an IOMMU DPDK must know physical addresses, which it does of huge pages only"
-        [DNS]="virtio-net does not say that a checksum is wrong: the kernel finds that out"
+        [checksums]="virtio-net does not say that a checksum is wrong: the kernel finds that out"
     )
 }
 

@@ -48,14 +48,28 @@ print_table() {
 # print_report ROW...: the table of those that are rows of it, the checks of those that are faults, and what failed.
 print_report() {
     local row
-    local -a rows=() faults=()
+    local -a rows=() dpdk=() faults=()
     for row; do
         # shellcheck disable=SC2153 # rows.bash has them
-        if [[ " ${FAULTS[*]} " == *" $row "* ]]; then faults+=("$row"); else rows+=("$row"); fi
+        if [[ " ${FAULTS[*]} " == *" $row "* ]]; then
+            faults+=("$row")
+        elif [[ $row == dpdk-* ]]; then
+            dpdk+=("$row")
+        else
+            rows+=("$row")
+        fi
     done
     ((${#rows[@]} == 0)) || print_table "${rows[@]}"
+    ((${#dpdk[@]} == 0)) || print_dpdk "${dpdk[@]}"
     ((${#faults[@]} == 0)) || print_faults "${faults[@]}"
     print_failures "$@"
+}
+
+# print_dpdk ROW...: the table of those in which DPDK has the NICs, with what is checked in them alone.
+print_dpdk() {
+    local -a COLUMNS=("${COLUMNS[@]}" filters checksums host)
+    local -a HEADS=("${HEADS[@]}" "MAC filter" "wrong checksums" "node's own address")
+    print_table "$@"
 }
 
 # print_faults FAULT...
