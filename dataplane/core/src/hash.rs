@@ -31,9 +31,11 @@ pub struct ClientHash {
     any_len: SipHasher13,
     /// What goes into the hash.
     input: HashInput,
-    /// All ones where the port does, else zero; and its length where the last word has that.
+    /// All ones where the port does, else zero.
     port_mask: u64,
-    port_len: u64,
+    /// The length of all that is hashed of a client of either family, where the last word has it.
+    len4: u64,
+    len6: u64,
 }
 
 impl ClientHash {
@@ -41,10 +43,11 @@ impl ClientHash {
     pub fn new(key: [u8; 16], input: HashInput) -> Self {
         let (port_mask, port_len) = match input {
             HashInput::Address => (0, 0),
-            HashInput::AddressAndPort => (u64::MAX, 2 << 56),
+            HashInput::AddressAndPort => (u64::MAX, 2),
         };
+        let (len4, len6) = ((4 + port_len) << 56, (16 + port_len) << 56);
         let any_len = SipHasher13::new_with_key(&key);
-        Self { keyed: State::new(&key), any_len, input, port_mask, port_len }
+        Self { keyed: State::new(&key), any_len, input, port_mask, len4, len6 }
     }
 
     /// What goes into the hash.
@@ -74,7 +77,7 @@ impl ClientHash {
     pub fn words_v4(&self, client: Ipv4Addr, port: u16) -> [u64; 1] {
         let port = u64::from(port.swap_bytes()) & self.port_mask;
         let address = u64::from(u32::from_le_bytes(client.octets()));
-        [(self.port_len + (4 << 56)) | (port << 32) | address]
+        [self.len4 | (port << 32) | address]
     }
 
     /// The same of an IPv6 client.
@@ -82,7 +85,7 @@ impl ClientHash {
     pub fn words_v6(&self, client: Ipv6Addr, port: u16) -> [u64; 3] {
         let port = u64::from(port.swap_bytes()) & self.port_mask;
         let address = u128::from_le_bytes(client.octets());
-        [address as u64, (address >> 64) as u64, (self.port_len + (16 << 56)) | port]
+        [address as u64, (address >> 64) as u64, self.len6 | port]
     }
 
     #[inline(always)]
@@ -117,16 +120,18 @@ impl<const WORDS: usize> Lanes<WORDS> {
         self.len = 0;
     }
 
-    /// Takes the next client's words.
+    /// Takes the next client's words. Returns its place.
     ///
     /// # Panics
     /// If there are [`LANES`] already.
     #[inline(always)]
-    pub fn push(&mut self, words: [u64; WORDS]) {
+    pub fn push(&mut self, words: [u64; WORDS]) -> usize {
+        let at = self.len;
         for (lane, word) in self.words.iter_mut().zip(words) {
-            lane[self.len] = word;
+            lane[at] = word;
         }
-        self.len += 1;
+        self.len = at + 1;
+        at
     }
 
     /// How many clients there are.

@@ -13,6 +13,10 @@ pub trait Processor {
     /// is what lets memory work while the next packets are parsed.
     fn prefetch<T>(place: &T);
 
+    /// The same of the line that byte `at` of a slice is in, or would be in if the slice were long enough:
+    /// memory that is not there is not brought near.
+    fn prefetch_at(bytes: &[u8], at: usize);
+
     /// Hashes clients: [`Lanes::hash`], with the widest vectors that there are.
     fn hash<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash);
 }
@@ -24,6 +28,9 @@ pub struct Portable;
 impl Processor for Portable {
     #[inline(always)]
     fn prefetch<T>(_place: &T) {}
+
+    #[inline(always)]
+    fn prefetch_at(_bytes: &[u8], _at: usize) {}
 
     #[inline]
     fn hash<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash) {

@@ -206,12 +206,13 @@ impl<P: Port, H: Host> Worker<P, H> {
     }
 
     /// Finds out what becomes of each frame of the burst.
+    #[inline(never)]
     fn decide_burst(&mut self, snapshot: &Snapshot, now: Now) {
         let Some(anycast) = tunnel::tunnels(&snapshot.service) else {
             let (port, frames) = (&self.port, &self.frames);
             let frame = |at: usize| port.bytes(&frames[at]);
-            let (flows, count) = (&self.shared.flows, frames.len());
-            return self.burst.judge::<P::Processor>(snapshot, flows, now, count, frame);
+            let (flows, count, ahead) = (&self.shared.flows, frames.len(), P::FETCH_AHEAD);
+            return self.burst.judge::<P::Processor>(snapshot, flows, now, count, ahead, frame);
         };
         let mut looking_up = self.burst.begin::<P::Processor>(snapshot, &self.shared.flows, now);
         let service = &*snapshot.service;
@@ -227,47 +228,64 @@ impl<P: Port, H: Host> Worker<P, H> {
                     self.counters.add(Count::Decapsulated, 1);
                     looking_up.look_up_found(Ok(inner));
                 }
-                Err(reason) => looking_up.drop(parsed.into(), reason),
+                Err(reason) => looking_up.drop(parsed, reason),
             }
         }
         looking_up.decide();
     }
 
+    #[inline(never)]
     fn apply_burst(&mut self, snapshot: &Snapshot, now: Now) {
         // Put back, empty, so that the next burst finds its memory.
         let mut frames = std::mem::take(&mut self.frames);
+        let (decisions, count) = (self.burst.all_decisions(), frames.len());
+        let service = &*snapshot.service;
         let mut not_owned = 0;
-        for (at, frame) in frames.drain(..).enumerate() {
-            let decision = self.burst.decision(at);
-            self.count_insertion(decision);
-            // Of most frames nothing more is to be known: where all nodes receive all, they are others'.
-            match decision.verdict {
+        // Each arm takes the frame where it is done with: one for all would be moved about in memory.
+        let mut frames_left = frames.drain(..);
+        let mut next = || frames_left.next().expect("a frame for each decision");
+        for (at, decision) in decisions[..count].iter().enumerate() {
+            match &decision.verdict {
+                // Of most frames nothing more is to be known: where all nodes receive all, they are others'.
                 Verdict::Drop(DropReason::NotOwner) => {
                     not_owned += 1;
-                    self.port.recycle(frame);
-                    continue;
+                    self.port.recycle(next());
                 }
-                Verdict::Drop(DropReason::ForeignClaim | DropReason::MemberClaim) => {}
-                Verdict::Drop(reason) => {
-                    self.drop_frame(frame, reason);
-                    continue;
-                }
-                _ => {}
-            }
-            match self.burst.found(at).parsed(self.port.bytes(&frame)) {
-                Ok(parsed) => {
-                    let service = &snapshot.service;
-                    let verdict = match decision.may_come_twice {
-                        Some(bucket) => self.once(service, now, &frame, &parsed, bucket),
-                        None => decision.verdict,
-                    };
-                    self.apply(service, now, frame, &parsed, verdict);
-                }
-                Err(error) => self.drop_frame(frame, DropReason::Malformed(error)),
+                Verdict::Forward(slot) => self.forward(service, next(), *slot, service.own_mac),
+                _ => self.apply_decision(service, now, at, next(), decision),
             }
         }
+        drop(frames_left);
         self.counters.drops_of(DropReason::NotOwner, not_owned);
         self.frames = frames;
+    }
+
+    /// Does with packet `at` of the burst what was decided, where more is to be known of it than that.
+    #[inline(never)]
+    fn apply_decision(
+        &mut self,
+        service: &Service,
+        now: Now,
+        at: usize,
+        frame: P::Frame,
+        decision: &Decision,
+    ) {
+        self.count_insertion(decision);
+        match decision.verdict {
+            Verdict::Drop(DropReason::ForeignClaim | DropReason::MemberClaim) => {}
+            Verdict::Drop(reason) => return self.drop_frame(frame, reason),
+            _ => {}
+        }
+        match self.burst.parsed(at, self.port.bytes(&frame)) {
+            Ok(parsed) => {
+                let verdict = match decision.may_come_twice {
+                    Some(bucket) => self.once(service, now, &frame, &parsed, bucket),
+                    None => decision.verdict,
+                };
+                self.apply(service, now, frame, &parsed, verdict);
+            }
+            Err(error) => self.drop_frame(frame, DropReason::Malformed(error)),
+        }
     }
 
     /// Passes a packet that may come twice, but only once.
@@ -287,7 +305,7 @@ impl<P: Port, H: Host> Worker<P, H> {
         }
     }
 
-    fn count_insertion(&self, decision: Decision) {
+    fn count_insertion(&self, decision: &Decision) {
         match decision.inserted {
             Some(Inserted::New) => self.counters.add(Count::FlowsInserted, 1),
             Some(Inserted::Evicted(_)) => {
@@ -360,6 +378,7 @@ impl<P: Port, H: Host> Worker<P, H> {
 
     /// Sends the frame on to a member: to that member's own address, which tells it that the
     /// frame was forwarded, and from `source`, which tells it by whom, or why.
+    #[inline]
     fn forward(&mut self, service: &Service, mut frame: P::Frame, slot: Slot, source: MacAddr) {
         let Some(peer) = service.peer_macs[slot.index()] else {
             return self.drop_frame(frame, DropReason::PeerUnknown);

@@ -11,21 +11,12 @@ pub struct Native;
 impl Processor for Native {
     #[inline(always)]
     fn prefetch<T>(place: &T) {
-        let place = std::ptr::from_ref(place);
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch changes nothing that a program can see, whatever it is given.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
-        }
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: a prefetch changes nothing that a program can see, whatever it is given.
-        unsafe {
-            std::arch::asm!("prfm pldl1keep, [{}]", in(reg) place,
-                options(nostack, preserves_flags, readonly));
-        }
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-        let _ = place;
+        prefetch(std::ptr::from_ref(place).cast());
+    }
+
+    #[inline(always)]
+    fn prefetch_at(bytes: &[u8], at: usize) {
+        prefetch(bytes.as_ptr().wrapping_add(at));
     }
 
     #[inline]
@@ -43,6 +34,25 @@ impl Processor for Native {
         }
         clients.hash_each(hash);
     }
+}
+
+/// Begins to bring the line near that is at `place`, if there is one.
+#[inline(always)]
+fn prefetch(place: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch changes nothing that a program can see, whatever it is given.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a prefetch changes nothing that a program can see, whatever it is given.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) place,
+            options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = place;
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -105,6 +115,8 @@ mod tests {
         let memory = [7_u64; 3];
         Native::prefetch(&memory[2]);
         Native::prefetch(&());
+        Native::prefetch_at(&[], 0);
+        Native::prefetch_at(&[7; 3], usize::MAX);
         assert_eq!(memory, [7; 3]);
     }
 }

@@ -26,50 +26,9 @@ use crate::parse::ordinary::Shape;
 use crate::parse::{ParseError, Parsed, TcpFlags, parse};
 use crate::port::BURST;
 use crate::processor::Processor;
+use crate::slot::Slot;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
-
-/// What parsing has found in a frame.
-#[derive(Clone, Copy, Debug)]
-pub enum Found {
-    /// An ordinary packet: [`Found::parsed`] reads it.
-    Ordinary(Ordinary),
-    /// Any packet.
-    Parsed(Parsed),
-    /// No packet that a node may act upon.
-    Refused(ParseError),
-}
-
-/// The shape of an ordinary packet.
-#[derive(Clone, Copy, Debug)]
-pub struct Ordinary(Shape);
-
-impl Found {
-    /// What is in the frame, which is the one that this was found in, unchanged.
-    ///
-    /// # Errors
-    /// As of [`parse`].
-    #[inline]
-    pub fn parsed(&self, frame: &[u8]) -> Result<Parsed, ParseError> {
-        match self {
-            Self::Ordinary(Ordinary(shape)) => match shape.parse(frame) {
-                Some(parsed) => Ok(parsed),
-                None => parse(frame),
-            },
-            Self::Parsed(parsed) => Ok(*parsed),
-            Self::Refused(error) => Err(*error),
-        }
-    }
-}
-
-impl From<Result<Parsed, ParseError>> for Found {
-    fn from(parsed: Result<Parsed, ParseError>) -> Self {
-        match parsed {
-            Ok(parsed) => Self::Parsed(parsed),
-            Err(error) => Self::Refused(error),
-        }
-    }
-}
 
 /// A packet whose decision is still to be taken, and where it goes.
 #[derive(Clone, Copy, Debug)]
@@ -91,29 +50,27 @@ const PASSED: Decision = Decision { verdict: Verdict::Pass, inserted: None, may_
 
 const _: () = assert!(BURST <= 1 << u8::BITS, "a place in a burst is one byte");
 
-/// How many frames ahead of the one that is parsed headers are fetched. 16: at some 10 ns a packet, as long as
-/// memory takes that another core or the NIC has written; in frames 2 KiB apart, of which few share a place
-/// in the first cache, no more than that has room for.
-const AHEAD: usize = 16;
-
 /// The packets of a burst, in their order.
 #[derive(Debug, Default)]
 pub struct Burst {
-    answers: Answers,
+    answers: Box<Answers>,
     batches: Box<Batches>,
 }
 
 /// What was found and decided, and what is still asked.
 #[derive(Debug)]
 pub(super) struct Answers {
-    found: Box<[Found; BURST]>,
-    decisions: Box<[Decision; BURST]>,
+    /// Which packets are ordinary.
+    shapes: [Option<Shape>; BURST],
+    /// What parsing has found in the others.
+    found: [Result<Parsed, ParseError>; BURST],
+    decisions: [Decision; BURST],
     /// On ordinary packets of which no flow is tracked.
     by_bucket: [Decision; 2],
     /// How many packets there are.
     len: usize,
     /// Of packets whose decision is still to be taken.
-    questions: Box<[Question; BURST]>,
+    questions: [Question; BURST],
     asked: usize,
 }
 
@@ -121,13 +78,12 @@ impl Default for Answers {
     fn default() -> Self {
         let nothing = Verdict::Drop(DropReason::NotOwner);
         Self {
-            found: Box::new([Found::Refused(ParseError::EthernetTruncated); BURST]),
-            decisions: Box::new([nothing.into(); BURST]),
+            shapes: [None; BURST],
+            found: [Err(ParseError::EthernetTruncated); BURST],
+            decisions: [nothing.into(); BURST],
             by_bucket: [nothing.into(); 2],
             len: 0,
-            questions: Box::new(
-                [Question { at: 0, what: What::Lookup(Lookup::Settled(nothing)) }; BURST],
-            ),
+            questions: [Question { at: 0, what: What::Lookup(Lookup::Settled(nothing)) }; BURST],
             asked: 0,
         }
     }
@@ -158,7 +114,8 @@ impl Burst {
         self.answers.begin(snapshot, flows, now)
     }
 
-    /// Decides on the `count` packets whose frames `frame` gives the bytes of.
+    /// Decides on the `count` packets whose frames `frame` gives the bytes of. Headers are fetched that many
+    /// frames `ahead` of the one that is parsed; none are with 0.
     ///
     /// # Panics
     /// If `count` is more than [`BURST`].
@@ -169,33 +126,28 @@ impl Burst {
         flows: &FlowTable,
         now: Now,
         count: usize,
+        ahead: usize,
         frame: impl Fn(usize) -> &'f [u8],
     ) {
-        let rules = Rules::new(snapshot, flows);
+        let rules = Rules::new(snapshot, flows, now);
         let Self { answers, batches } = self;
         let mut looking_up = answers.begin::<C>(snapshot, flows, now);
-        for at in 0..count.min(AHEAD) {
+        for at in 0..count.min(ahead) {
             fetch_headers::<C>(frame(at));
         }
         let mut decided = 0;
         for start in (0..count).step_by(LANES) {
             let asked = looking_up.answers.asked;
             for at in start..count.min(start + LANES) {
-                if at + AHEAD < count {
-                    fetch_headers::<C>(frame(at + AHEAD));
+                if ahead > 0 && at + ahead < count {
+                    fetch_headers::<C>(frame(at + ahead));
                 }
                 let bytes = frame(at);
-                let is_taken = match &rules {
-                    Some(rules) => rules.take(bytes, looking_up.answers, batches),
-                    None => false,
-                };
-                if !is_taken {
+                if !rules.take(bytes, looking_up.answers, batches) {
                     looking_up.look_up_any(bytes);
                 }
             }
-            if let Some(rules) = &rules {
-                rules.finish::<C>(looking_up.answers, batches, &frame);
-            }
+            rules.finish::<C>(looking_up.answers, batches, &frame);
             looking_up.decide_asked(decided..asked);
             decided = asked;
         }
@@ -209,22 +161,26 @@ impl Burst {
         &self.answers.decisions[..self.answers.len]
     }
 
-    /// What becomes of packet `at`.
-    ///
-    /// # Panics
-    /// If there are not so many.
+    /// The same, to be kept: behind those of the burst's packets are some of none.
     #[inline]
-    pub fn decision(&self, at: usize) -> Decision {
-        self.decisions()[at]
+    pub fn all_decisions(&self) -> [Decision; BURST] {
+        self.answers.decisions
     }
 
-    /// What was found in the frame of packet `at`.
+    /// What parsing has found in the frame of packet `at`, which is given once more, unchanged.
+    ///
+    /// # Errors
+    /// As of [`parse`].
     ///
     /// # Panics
     /// If there are not so many.
     #[inline]
-    pub fn found(&self, at: usize) -> &Found {
-        &self.answers.found[..self.answers.len][at]
+    pub fn parsed(&self, at: usize, frame: &[u8]) -> Result<Parsed, ParseError> {
+        let answers = &self.answers;
+        match answers.shapes[..answers.len][at] {
+            Some(shape) => shape.parse(frame).map_or_else(|| parse(frame), Ok),
+            None => answers.found[at],
+        }
     }
 }
 
@@ -245,8 +201,8 @@ impl Answers {
     #[inline(always)]
     pub(super) fn begin_datagram(&mut self, shape: Shape) -> u8 {
         let at = self.len;
-        self.found[at] = Found::Ordinary(Ordinary(shape));
-        self.len += 1;
+        self.shapes[at] = Some(shape);
+        self.len = at + 1;
         at as u8
     }
 
@@ -254,6 +210,12 @@ impl Answers {
     #[inline(always)]
     pub(super) fn decide_datagram(&mut self, at: usize, place: usize) {
         self.decisions[at] = self.by_bucket[place];
+    }
+
+    /// Sends a datagram on to the member that its bucket is being handed to.
+    #[inline(always)]
+    pub(super) fn forward(&mut self, at: usize, taker: Slot) {
+        self.decisions[at] = Verdict::Forward(taker).into();
     }
 
     /// Leaves a datagram to what its lookup says.
@@ -270,7 +232,8 @@ impl Answers {
         let question = self.asked;
         let (key, bucket) = (FlowKey::NONE, Bucket::FIRST);
         let segment = Segment { key, bucket, flags, forwarded: false };
-        self.ask(Found::Ordinary(Ordinary(shape)), What::Segment(segment));
+        self.shapes[self.len] = Some(shape);
+        self.ask(What::Segment(segment));
         question as u8
     }
 
@@ -282,16 +245,14 @@ impl Answers {
         }
     }
 
-    #[inline(always)]
-    fn push(&mut self, found: Found, decision: Decision) {
-        self.found[self.len] = found;
-        self.decisions[self.len] = decision;
-        self.len += 1;
+    /// Says what parsing has found in the next packet, which is none of the ordinary ones.
+    fn find(&mut self, parsed: Result<Parsed, ParseError>) {
+        (self.shapes[self.len], self.found[self.len]) = (None, parsed);
     }
 
+    /// Asks about the next packet.
     #[inline(always)]
-    fn ask(&mut self, found: Found, what: What) {
-        self.found[self.len] = found;
+    fn ask(&mut self, what: What) {
         self.questions[self.asked] = Question { at: self.len as u8, what };
         self.len += 1;
         self.asked += 1;
@@ -302,10 +263,8 @@ impl Answers {
 /// flags.
 #[inline(always)]
 fn fetch_headers<C: Processor>(frame: &[u8]) {
-    if let Some(shortest) = frame.first_chunk::<60>() {
-        C::prefetch(&shortest[0]);
-        C::prefetch(frame.get(73).unwrap_or(&shortest[59]));
-    }
+    C::prefetch_at(frame, 0);
+    C::prefetch_at(frame, 73);
 }
 
 impl<C: Processor> LookingUp<'_, C> {
@@ -325,9 +284,10 @@ impl<C: Processor> LookingUp<'_, C> {
                 if let Some(key) = lookup.flow() {
                     self.flows.prefetch::<C>(key);
                 }
-                self.answers.ask(parsed.into(), What::Lookup(lookup));
+                self.answers.find(parsed);
+                self.answers.ask(What::Lookup(lookup));
             }
-            Err(error) => self.drop(parsed.into(), DropReason::Malformed(*error)),
+            Err(error) => self.drop(parsed, DropReason::Malformed(*error)),
         }
     }
 
@@ -335,8 +295,11 @@ impl<C: Processor> LookingUp<'_, C> {
     ///
     /// # Panics
     /// If there are [`BURST`] packets already.
-    pub fn drop(&mut self, found: Found, reason: DropReason) {
-        self.answers.push(found, Verdict::Drop(reason).into());
+    pub fn drop(&mut self, parsed: Result<Parsed, ParseError>, reason: DropReason) {
+        let answers = &mut *self.answers;
+        answers.find(parsed);
+        answers.decisions[answers.len] = Verdict::Drop(reason).into();
+        answers.len += 1;
     }
 
     /// Decides what depends on the flow table.

@@ -33,7 +33,7 @@ pub mod search;
 pub mod shared_mac;
 pub mod tiered;
 
-pub use burst::{Burst, Found, LookingUp};
+pub use burst::{Burst, LookingUp};
 pub use egress::{EgressVerdict, decide_egress};
 pub use shared_mac::came_before;
 

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Whatever is not that plain is left to [`lookup`](super::lookup) and [`decide`](super::decide): a bucket
-//! that is being handed over, a frame that a member has sent on, a sticky port, what is not for a VIP. What
+//! that was handed over lately, a frame that a member has sent on, a sticky port, what is not for a VIP. What
 //! is said here is what they would say, as a test of [`Burst`](super::Burst) shows.
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,7 +25,7 @@ use crate::hash::{LANES, Lanes};
 use crate::parse::ordinary::Shape;
 use crate::parse::{Payload, Ports, Transport, parse};
 use crate::processor::Processor;
-use crate::snapshot::{Ingress, Service, SharedMac, Snapshot};
+use crate::snapshot::{Holding, Ingress, Service, SharedMac, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::ethernet::MacAddr;
 use crate::wire::protocol::TCP;
@@ -43,30 +43,33 @@ pub(super) struct Rules<'a> {
     snapshot: &'a Snapshot,
     service: &'a Service,
     flows: &'a FlowTable,
-    /// What the VIPs of each family resolve to.
+    /// What the VIPs of each family resolve to, or [`NO_MAC`].
     shared4: u64,
     shared6: u64,
     /// Ports of which some flows are tracked, as far as 64 bits tell: the bit of a port's lowest six.
     /// All are set where even an answer to the host may come from a client's port.
     may_track: u64,
+    has_lease: bool,
 }
 
 impl<'a> Rules<'a> {
-    /// The rules for a burst; `None` in other modes, and where VIPs are on a tagged segment.
-    pub(super) fn new(snapshot: &'a Snapshot, flows: &'a FlowTable) -> Option<Self> {
+    /// The rules for a burst. They take nothing in other modes, and where VIPs are on a tagged segment.
+    pub(super) fn new(snapshot: &'a Snapshot, flows: &'a FlowTable, now: Now) -> Self {
         let service = &*snapshot.service;
-        let (&Ingress::SharedMac(SharedMac { v4, v6 }), None) = (&service.ingress, service.vlan)
-        else {
-            return None;
+        let (shared4, shared6) = match (&service.ingress, service.vlan) {
+            (&Ingress::SharedMac(SharedMac { v4, v6 }), None)
+                if v4 != service.own_mac && v6 != service.own_mac =>
+            {
+                (word(v4), word(v6))
+            }
+            _ => (NO_MAC, NO_MAC),
         };
-        if v4 == service.own_mac || v6 == service.own_mac {
-            return None;
-        }
         let may_track = match service.egress {
             Some(_) => u64::MAX,
             None => service.sticky_udp_ports.iter().fold(0, |all, port| all | 1 << (port % 64)),
         };
-        Some(Self { snapshot, service, flows, shared4: word(v4), shared6: word(v6), may_track })
+        let has_lease = now.ns <= snapshot.lease_until_ns;
+        Self { snapshot, service, flows, shared4, shared6, may_track, has_lease }
     }
 
     /// Takes the next frame of a burst; false, and nothing is done, if the rules do not tell what becomes of
@@ -93,9 +96,11 @@ impl<'a> Rules<'a> {
         answers: &mut Answers,
         batches: &mut Batches,
     ) -> Option<()> {
+        if u64::from_ne_bytes(*frame.first_chunk()?) & MAC_MASK != shared {
+            return None;
+        }
         let Payload::Ip(packet) = shape.parse(frame)?.payload else { return None };
-        let is_to_shared = u64::from_ne_bytes(*frame.first_chunk()?) & MAC_MASK == shared;
-        if !(is_to_shared && self.service.vips.contains(packet.dst)) {
+        if !self.service.vips.contains(packet.dst) {
             return None;
         }
         let hash = &self.service.client_hash;
@@ -152,9 +157,13 @@ impl<'a> Rules<'a> {
         C::hash(&mut batch.clients, &self.service.client_hash);
         for (&hash, &at) in batch.clients.hashes().iter().zip(&batch.what) {
             let at = usize::from(at);
-            match self.snapshot.holdings.settled(Bucket::of_hash(hash)) {
+            let (holdings, bucket) = (&self.snapshot.holdings, Bucket::of_hash(hash));
+            match holdings.settled(bucket) {
                 Some(place) => answers.decide_datagram(at, place),
-                None => answers.ask_again(at, lookup_again(self.service, self.flows, frame(at))),
+                None => match holdings.get(bucket) {
+                    Holding::Granted(taker) if self.has_lease => answers.forward(at, taker),
+                    _ => answers.ask_again(at, lookup_again(self.service, self.flows, frame(at))),
+                },
             }
         }
         batch.clients.clear();
@@ -180,7 +189,7 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// A datagram of a bucket that is being handed over, or was lately, the long way.
+/// A datagram of a bucket that was handed over lately, or is being without a lease, the long way.
 #[cold]
 fn lookup_again(service: &Service, flows: &FlowTable, frame: &[u8]) -> Lookup {
     match parse(frame) {
@@ -199,8 +208,8 @@ pub(super) struct Batch<const WORDS: usize, T> {
 impl<const WORDS: usize, T> Batch<WORDS, T> {
     #[inline(always)]
     fn push(&mut self, words: [u64; WORDS], what: T) {
-        self.what[self.clients.len()] = what;
-        self.clients.push(words);
+        let at = self.clients.push(words);
+        self.what[at] = what;
     }
 }
 
@@ -242,6 +251,9 @@ fn word(mac: MacAddr) -> u64 {
     let [a, b, c, d, e, f] = mac.0;
     u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
 }
+
+/// What no such word is.
+const NO_MAC: u64 = u64::MAX;
 
 /// The bytes of an address in such a word.
 const MAC_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);

@@ -28,7 +28,8 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
-    /// The shape of a frame, by its EtherType, the length of an IPv4 header, and the protocol.
+    /// The shape of a frame, by its EtherType, the length of an IPv4 header, whether that is of a fragment,
+    /// and the protocol.
     #[inline(always)]
     pub(crate) fn of(frame: &[u8]) -> Option<Self> {
         // EtherType, then the version: with an IPv4 header's length, or the start of an IPv6 traffic class.
@@ -36,12 +37,16 @@ impl Shape {
         const IPV4_MASK: u32 = u32::from_ne_bytes([0xff, 0xff, 0xff, 0]);
         const IPV6: u32 = u32::from_ne_bytes([0x86, 0xdd, 0x60, 0]);
         const IPV6_MASK: u32 = u32::from_ne_bytes([0xff, 0xff, 0xf0, 0]);
+        // Of IPv4, where a fragment lies and whether more follow: nothing of either; then TTL and protocol.
+        const UDP4: u32 = u32::from_ne_bytes([0, 0, 0, protocol::UDP]);
+        const TCP4: u32 = u32::from_ne_bytes([0, 0, 0, protocol::TCP]);
+        const WHOLE_MASK: u32 = u32::from_ne_bytes([0x3f, 0xff, 0, 0xff]);
         let head: &[u8; SHORTEST] = frame.first_chunk()?;
         let kind = u32::from_ne_bytes(bytes(head, IP - 2));
         if kind & IPV4_MASK == IPV4 {
-            match head[IP + 9] {
-                protocol::UDP => Some(Self::Udp4),
-                protocol::TCP => Some(Self::Tcp4),
+            match u32::from_ne_bytes(bytes(head, IP + 6)) & WHOLE_MASK {
+                UDP4 => Some(Self::Udp4),
+                TCP4 => Some(Self::Tcp4),
                 _ => None,
             }
         } else if kind & IPV6_MASK == IPV6 {
@@ -94,16 +99,15 @@ fn u16_at<const LEN: usize>(head: &[u8; LEN], at: usize) -> u16 {
     u16::from_be_bytes(bytes(head, at))
 }
 
-/// The length of an IPv4 packet, header included; `None` for a fragment, a header that is not intact, a
-/// source that may be none, and a packet longer than its frame.
+/// The length of an IPv4 packet, header included; `None` for a header that is not intact, a source that may be
+/// none, and a packet longer than its frame.
 #[inline(always)]
 fn v4_len<const LEN: usize>(head: &[u8; LEN], frame_len: usize) -> Option<usize> {
     let total_len = usize::from(u16_at(head, IP + 2));
-    let is_fragment = u16_at(head, IP + 6) & 0x3fff != 0;
     // 10.0.0.1 and 198.51.100.7, but neither 0, 127, nor 224 and above.
     let network = head[IP + 12];
     let may_send = network.wrapping_sub(1) < 223 && network != 127;
-    let is_whole = IP + total_len <= frame_len && !is_fragment;
+    let is_whole = IP + total_len <= frame_len;
     if is_whole && may_send && !sent_by_group(head) && is_intact(head) {
         Some(total_len)
     } else {
@@ -111,8 +115,10 @@ fn v4_len<const LEN: usize>(head: &[u8; LEN], frame_len: usize) -> Option<usize>
     }
 }
 
-/// Whether an IPv4 header's checksum is right. The sum of words in the machine's order has its bytes
-/// in that order, too (RFC 1071, section 2), and is all ones in either.
+/// Whether an IPv4 header's checksum is right: whether its words add up to all ones, with each carry added
+/// again. Added so, numbers are the same as modulo 2^16 - 1, where all ones are zero; and so are words of
+/// 32 bits, and those whose bytes are in the machine's order (RFC 1071, section 2). The plain sum is never
+/// zero: the header begins with its version.
 #[inline(always)]
 fn is_intact<const LEN: usize>(head: &[u8; LEN]) -> bool {
     let sum = u64::from(u32::from_ne_bytes(bytes(head, IP)))
@@ -120,13 +126,7 @@ fn is_intact<const LEN: usize>(head: &[u8; LEN]) -> bool {
         + u64::from(u32::from_ne_bytes(bytes(head, IP + 8)))
         + u64::from(u32::from_ne_bytes(bytes(head, IP + 12)))
         + u64::from(u32::from_ne_bytes(bytes(head, IP + 16)));
-    // Of five words the carry is at most 4: added once, it leaves at most one carry more, and
-    // 32 bits are all ones exactly if both halves add up to all ones.
-    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
-    let sum = sum.wrapping_add(u32::from(carry));
-    let (high, low) = ((sum >> 16) as u16, sum as u16);
-    let (folded, carry) = high.overflowing_add(low);
-    folded.wrapping_add(u16::from(carry)) == 0xffff
+    sum.is_multiple_of(0xffff)
 }
 
 /// The length of an IPv6 packet, header included; `None` for a source that may be none, and a packet longer
@@ -361,6 +361,7 @@ mod tests {
         ) {
             let mut head = [0; IP + 20];
             head[IP..].copy_from_slice(&header);
+            head[IP] = 0x45;
             if is_mended {
                 mend(&mut head);
             }
@@ -373,7 +374,9 @@ mod tests {
         for bytes in [[0; 20], [0xff; 20]] {
             let mut head = [0; IP + 20];
             head[IP..].copy_from_slice(&bytes);
-            for at in IP..IP + 20 {
+            // What is looked at begins with a version.
+            head[IP] = 0x45;
+            for at in IP + 1..IP + 20 {
                 for value in [0, 1, 0x7f, 0x80, 0xfe, 0xff] {
                     let mut head = head;
                     head[at] = value;

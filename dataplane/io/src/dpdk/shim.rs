@@ -91,6 +91,7 @@ unsafe extern "C" {
     pub(super) fn vipdp_dpdk_start(device: u16) -> c_int;
     pub(super) fn vipdp_dpdk_close(device: u16);
     pub(super) fn vipdp_dpdk_add_mac(device: u16, mac: *const u8) -> c_int;
+    pub(super) fn vipdp_dpdk_all_vlans(device: u16) -> c_int;
     pub(super) fn vipdp_dpdk_all_groups(device: u16) -> c_int;
     pub(super) fn vipdp_dpdk_promiscuous(device: u16) -> c_int;
     pub(super) fn vipdp_dpdk_link(device: u16, out: *mut Link) -> c_int;
@@ -116,7 +117,7 @@ unsafe extern "C" {
         out: *mut Frame,
         count: c_uint,
     ) -> c_int;
-    pub(super) fn vipdp_dpdk_free(mbufs: *mut NonNull<c_void>, count: c_uint);
+    pub(super) fn vipdp_dpdk_free(pool: *mut c_void, mbufs: *mut NonNull<c_void>, count: c_uint);
     pub(super) fn vipdp_dpdk_available(pool: *mut c_void) -> c_uint;
     pub(super) fn vipdp_dpdk_forward(device: u16, queue: u16) -> c_uint;
 }
