@@ -301,7 +301,9 @@ fn stranger(id: u16, vip: &str) -> Config {
 #[test]
 fn clusters_on_one_segment_leave_each_other_alone() {
     const NODES: [&str; 3] = ["n1", "n2", "n3"];
-    let lab = Lab::up(&Options { nodes: 3, spares: 2, ..Options::default() });
+    // The strangers, who are not of the lab's making, run with AF_XDP.
+    let options = Options { nodes: 3, spares: 2, wants_kernel_nic: true, ..Options::default() };
+    let lab = Lab::up(&options);
     let changes = ownership_changes(&lab, &NODES);
     let joined = NODES.map(|node| lab.status(node).heartbeats.rejected);
     let load = Load::start_flowing(&lab, RATE, "n1");

@@ -178,7 +178,8 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let lab = Lab::up(&Options { nodes: 2, ..Options::default() });
+        // DPDK's driver over packet sockets has the kernel put fragments together.
+        let lab = Lab::up(&Options { nodes: 2, wants_kernel_nic: true, ..Options::default() });
         let injector = Injector::open(&lab.namespace("router"), "lan");
         let load = Load::start(&lab, "--rate 500");
         let owners = lab.status("n1").buckets.owners;

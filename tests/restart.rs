@@ -175,7 +175,7 @@ fn two_nodes_never_share_a_file() {
     lab.topology("stop n2");
     for node in ["n1", "n2"] {
         let text = fs::read_to_string(lab.config(node)).expect("the lab has written it");
-        fs::write(lab.config(node), format!("{text}flows_file = {shared:?}\n")).expect("root may");
+        fs::write(lab.config(node), format!("flows_file = {shared:?}\n{text}")).expect("root may");
     }
     lab.topology("start n1");
     let mut command = lab.namespace("n2").command("timeout");

@@ -73,6 +73,8 @@ pub struct Options {
     /// `af_xdp`, `dpdk` or `dpdk-af-xdp`: what has the NIC. Where it is `af_xdp` and need not be, it
     /// is what the environment names in `VIPDP_IO`: so all tests run with it.
     pub io: &'static str,
+    /// Whether it has to be the kernel's, with AF_XDP, whatever the environment names.
+    pub wants_kernel_nic: bool,
     /// `direct` or `tap`; with DPDK it is `tap` whatever this says.
     pub egress: &'static str,
     /// `off`, `drop` or `full`: what the XDP program decides by itself. Where it is `off` and need not be,
@@ -128,6 +130,7 @@ impl Default for Options {
             spares: 0,
             mac: "unicast",
             io: "af_xdp",
+            wants_kernel_nic: false,
             egress: "direct",
             offload: "off",
             partition: "none",
@@ -141,7 +144,8 @@ impl Default for Options {
 impl Options {
     /// What has the NIC, as `scripts/topology` names it.
     fn io(&self) -> String {
-        let is_free = self.io == "af_xdp" && self.has_vipdp && self.offload == "off";
+        let is_kernels = self.wants_kernel_nic || !self.has_vipdp || self.offload != "off";
+        let is_free = self.io == "af_xdp" && !is_kernels;
         let wanted = if is_free { std::env::var("VIPDP_IO").ok() } else { None };
         wanted.unwrap_or_else(|| self.io.to_owned())
     }
