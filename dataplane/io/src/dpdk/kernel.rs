@@ -1,15 +1,25 @@
-//! The kernel's interface that a virtual device stands on.
+//! What DPDK leaves to be done with the kernel: descriptors that children do not get, and the interface that a
+//! virtual device stands on.
 //!
 //! The drivers over AF_PACKET and AF_XDP call their link up from the start to the end; the interface
 //! knows better.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+/// Keeps all descriptors of this process from programs that it starts. DPDK opens its own without `O_CLOEXEC`, and
+/// the command of a health check would have the NIC for as long as it runs.
+pub(super) fn close_on_exec() -> io::Result<()> {
+    const FIRST: libc::c_uint = libc::STDERR_FILENO as libc::c_uint + 1;
+    // SAFETY: the call takes three integers, and closes nothing now (Linux 5.11).
+    let result = unsafe {
+        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
 
-/// An interface, by its number, and a socket to ask about it: in the network namespace of the thread
-/// that opened it.
+/// An interface, by its number, and a packet socket to ask about it, which receives nothing: in the network
+/// namespace of the thread that opened it.
 #[derive(Debug)]
 pub(super) struct Interface {
     index: u32,
@@ -22,14 +32,38 @@ impl Interface {
         if index == 0 {
             return None;
         }
-        let kind = (AddressFamily::Unix, SockType::Datagram);
-        match socket(kind.0, kind.1, SockFlag::SOCK_CLOEXEC, None) {
-            Ok(socket) => Some(Self { index, socket }),
-            Err(error) => {
-                tracing::warn!(%error, "the carrier of interface {index} is not watched");
-                None
-            }
+        // SAFETY: the call takes no pointer.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        if fd < 0 {
+            let error = io::Error::last_os_error();
+            tracing::warn!(%error, "the carrier of interface {index} is not watched");
+            return None;
         }
+        // SAFETY: the kernel just made this descriptor and nobody else has it.
+        Some(Self { index, socket: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    /// Has it receive all frames, for as long as there is this value: the kernel takes it back however the
+    /// process ends. What DPDK's drivers would set stays behind (`IFF_PROMISC`).
+    pub(super) fn receive_all(&self) -> io::Result<()> {
+        let request = libc::packet_mreq {
+            mr_ifindex: self.index.cast_signed(),
+            mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        };
+        // SAFETY: the pointer and the length are those of `request`, whose layout is the kernel's; the
+        // kernel copies it before the call returns.
+        let result = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_ADD_MEMBERSHIP,
+                (&raw const request).cast(),
+                size_of::<libc::packet_mreq>() as libc::socklen_t,
+            )
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Whether it is up and has a carrier. One that was removed has none.

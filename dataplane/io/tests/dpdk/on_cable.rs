@@ -147,10 +147,27 @@ fn an_address_of_which_the_driver_knows_no_filter_makes_it_promiscuous() {
         let lab = silent_lab();
         let macs = vec![MacAddr([2, 0x76, 0, 0, 0, 1])];
         let options = Options { macs, ..options("net_af_packet0,iface=node0") };
-        let (nic, _ports) = inside(&lab.node, || Nic::open(&options).expect("opened"));
+        let link = || lab::run(&lab.node, &["ip", "-d", "link", "show", "node0"]);
+        let (nic, ports) = inside(&lab.node, || Nic::open(&options).expect("opened"));
         assert!(nic.is_promiscuous());
-        let link = lab::run(&lab.node, &["ip", "-d", "link", "show", "node0"]);
-        assert!(link.contains("promiscuity 1"), "{link}");
+        assert!(link().contains("promiscuity 1"), "{}", link());
+        drop((nic, ports));
+        assert!(link().contains("promiscuity 0"), "{}", link());
+    });
+}
+
+#[test]
+fn programs_that_are_started_have_none_of_its_descriptors() {
+    alone("on_cable::programs_that_are_started_have_none_of_its_descriptors", || {
+        let lab = silent_lab();
+        let (_nic, _port) = inside(&lab.node, || open("net_af_packet0,iface=node0"));
+        let list = |place: &str| {
+            let output = std::process::Command::new("ls").args(["-l", place]).output();
+            String::from_utf8(output.expect("ls runs").stdout).expect("names")
+        };
+        let own = format!("/proc/{}/fd", std::process::id());
+        assert!(list(&own).contains("socket:"), "{}", list(&own));
+        assert!(!list("/proc/self/fd").contains("socket:"), "{}", list("/proc/self/fd"));
     });
 }
 
