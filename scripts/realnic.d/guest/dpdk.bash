@@ -38,13 +38,19 @@ give_nic() {
     ADDRESSES[$1]=$address
     bind "$address" "$JOB_BIND"
     ip -n "$PREFIX-$1" tuntap add dev eth0 mode tap multi_queue vnet_hdr
-    # What the kernel does when a TAP is attached to for the first time, and leaves so: the host's state is compared.
+    # So the kernel leaves it when it was attached to once: the host's state is compared.
     on "$1" ethtool -K eth0 tx off tso off >/dev/null
-    ip -n "$PREFIX-$1" address add "fe80::5054:ff:fe00:${NUMBERS[$1]}/64" dev eth0 nodad
 }
 
-# is_ready HOST: a TAP has no carrier until vipdp runs.
-is_ready() { [[ $1 != client ]] || has_carrier "$1"; }
+# is_ready HOST: a node's TAP has no carrier until vipdp runs. The link-local address that an interface gets with its
+# first carrier, and keeps, it is given now, since the host's state is compared.
+is_ready() {
+    if [[ $1 == client ]]; then
+        has_carrier "$1"
+    else
+        ip -n "$PREFIX-$1" address replace "fe80::5054:ff:fe00:${NUMBERS[$1]}/64" dev "$(device)" nodad
+    fi
+}
 
 # few_drivers: DPDK loads every driver that it finds, which takes an emulated core most of the time that vipdp is given to
 # start: it finds those that are wanted here.
