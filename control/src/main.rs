@@ -74,6 +74,12 @@ fn cleanup(cli: &Cli) -> Result<()> {
             writeln!(out, "{what}: {line}")?;
         }
     }
+    #[cfg(feature = "dpdk")]
+    for directory in vipdp_io::dpdk::remove_left(&config.node.state_dir)
+        .context("cannot remove what DPDK left of killed processes")?
+    {
+        writeln!(out, "removed: {}", directory.display())?;
+    }
     anyhow::ensure!(report.failed.is_empty(), "not everything could be put back");
     Ok(())
 }

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use vipdp_core::wire::ethernet::MacAddr;
 
 use super::kernel::Interface;
+use super::left;
 use super::options::{OpenError, Options};
 use super::shim::{self, DeviceInfo};
 use super::{LinkState, Statistics};
@@ -162,7 +163,7 @@ impl Eal {
         let cores: Vec<_> = core_affinity::get_core_ids()
             .map(|cores| cores.into_iter().map(|core| core.id).collect())
             .unwrap_or_else(|| vec![0]);
-        let prefix = format!("vipdp-{}", std::process::id());
+        let prefix = left::own_name();
         let log = if tracing::enabled!(tracing::Level::DEBUG) { "debug" } else { "warning" };
         let arguments = options.eal_arguments(&cores, &prefix, log);
         let strings: Vec<_> = arguments
@@ -185,17 +186,32 @@ impl Eal {
         // SAFETY: a string of DPDK's own that lasts.
         let version = unsafe { CStr::from_ptr(shim::vipdp_dpdk_version()) };
         tracing::debug!(version = %version.to_string_lossy(), ?arguments, "DPDK runs");
+        Self::remove_left();
         Ok(Self)
+    }
+
+    /// Removes what killed processes left beside this one's directory.
+    fn remove_left() {
+        if let Some(place) = Self::directory().parent()
+            && let Err(error) = left::remove_left_below(place)
+        {
+            tracing::warn!(place = %place.display(), %error, "what killed processes left stays");
+        }
+    }
+
+    /// DPDK's directory of this process.
+    fn directory() -> PathBuf {
+        // SAFETY: the EAL runs, and the string is copied at once.
+        unsafe {
+            let directory = shim::vipdp_dpdk_runtime_directory();
+            PathBuf::from(CStr::from_ptr(directory).to_string_lossy().into_owned())
+        }
     }
 }
 
 impl Drop for Eal {
     fn drop(&mut self) {
-        // SAFETY: the EAL runs, and the string is copied at once.
-        let directory = unsafe {
-            let directory = shim::vipdp_dpdk_runtime_directory();
-            PathBuf::from(CStr::from_ptr(directory).to_string_lossy().into_owned())
-        };
+        let directory = Self::directory();
         // SAFETY: the EAL runs, and nobody uses it any more: the device is closed.
         unsafe { shim::vipdp_dpdk_cleanup() };
         // Empty, since nothing is shared. If it is not, it is left as it is.

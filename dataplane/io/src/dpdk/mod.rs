@@ -29,6 +29,7 @@
 
 mod device;
 mod kernel;
+mod left;
 mod options;
 mod port;
 mod shim;
@@ -39,6 +40,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vipdp_core::wire::ethernet::MacAddr;
 
+pub use left::remove_left;
 pub use options::{MTU_MAX, OpenError, Options};
 pub use port::{Accounting, DpdkPort, Frame, QueueStatistics};
 

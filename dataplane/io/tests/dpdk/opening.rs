@@ -1,4 +1,7 @@
-//! What cannot be opened, and how that is said.
+//! What cannot be opened, and how that is said; what a start finds of those before.
+
+use std::fs;
+use std::path::Path;
 
 use vipdp_io::dpdk::{Nic, OpenError, Options};
 
@@ -50,5 +53,24 @@ fn an_interface_that_is_not_there_is_refused() {
     alone("opening::an_interface_that_is_not_there_is_refused", || {
         let error = error(&options("net_af_packet0,iface=nothing0"));
         assert!(matches!(error, OpenError::Eal { .. } | OpenError::NoDevice(_)), "{error}");
+    });
+}
+
+#[test]
+fn a_start_removes_what_killed_processes_left() {
+    alone("opening::a_start_removes_what_killed_processes_left", || {
+        let directory = |process| Path::new("/var/run/dpdk").join(format!("vipdp-{process}"));
+        // No process has so high a number: the kernel's highest is 4194304.
+        let ended = directory(4_200_000_002);
+        let living = directory(std::os::unix::process::parent_id());
+        for directory in [&ended, &living] {
+            fs::create_dir_all(directory).expect("created");
+        }
+        let nic = open("net_ring0");
+        let own = directory(std::process::id());
+        assert!(own.exists() && living.exists() && !ended.exists());
+        drop(nic);
+        assert!(!own.exists());
+        fs::remove_dir(living).expect("removed");
     });
 }
