@@ -114,7 +114,7 @@ own_address() {
 # filters PROMISCUOUS: whether n1's NIC receives all frames. If not, none comes that is to a strange MAC address.
 filters() {
     local found before received
-    found=$(status_of n1 .interface.dpdk.promiscuous | cat)
+    found=$(status_of n1 '.interface.dpdk.promiscuous | tostring')
     [[ $found == "$1" ]] || fail "promiscuous: $found, not $1"
     on client ip neigh replace 192.0.2.99 lladdr 02:00:00:00:00:99 dev "$(device)"
     before=$(received_by n1)
