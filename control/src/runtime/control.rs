@@ -33,6 +33,7 @@ use super::acquired::Acquired;
 use super::announce::{Announcements, Table};
 use super::clock::monotonic_ns;
 use super::egress::Ways;
+use super::forgetting::Forgetting;
 use super::gateway::Gateway;
 use super::mailbox::{Letter, Letters};
 use super::offload::Offloading;
@@ -133,6 +134,8 @@ pub struct Control {
     pub egress: Option<Ways>,
     /// What becomes of the NIC.
     pub link: LinkWatch,
+    /// The XDP program, where the NIC's driver may forget it.
+    pub forgetting: Option<Forgetting>,
     /// The router, with `partition = "gateway"`.
     pub gateway: Option<Gateway>,
     /// The routes to the VIPs, in the anycast mode.
@@ -226,6 +229,9 @@ impl Control {
             let now = monotonic_ns();
             let news = self.link.news();
             self.follow_link(&mut turn, now, news)?;
+            if let Some(forgetting) = &mut self.forgetting {
+                forgetting.turn(now)?;
+            }
             self.watch_gateway(&mut turn, now);
             self.watch_workers(&mut turn, now);
             self.watch_health(&mut turn, now);
@@ -301,6 +307,9 @@ impl Control {
             until = until.min(now + self.timing.heartbeat_ns / HEARINGS);
         }
         until = until.min(self.announcements.deadline_ns());
+        if let Some(forgetting) = &self.forgetting {
+            until = until.min(forgetting.due_ns());
+        }
         if let Some(gateway) = &self.gateway {
             until = until.min(gateway.deadline_ns());
         }
@@ -448,15 +457,22 @@ impl Control {
         if let Some(egress) = &mut self.egress {
             egress.link(turn.link_is_back, now);
         }
+        if let Some(forgetting) = &mut self.forgetting {
+            forgetting.link_is_back(now);
+        }
         if !turn.link_is_back {
             self.step(turn, now, Input::Link(false));
         }
         Ok(())
     }
 
-    /// Serves again with a link that is back, once answers can leave.
+    /// Serves again with a link that is back, once queries can come in and answers can leave.
     fn use_link(&mut self, turn: &mut Turn, now: u64) {
-        if turn.link_is_back && self.egress.as_mut().is_none_or(|egress| egress.are_back(now)) {
+        let enter = self.forgetting.as_ref().is_none_or(|program| program.is_trusted(now));
+        if turn.link_is_back
+            && enter
+            && self.egress.as_mut().is_none_or(|egress| egress.are_back(now))
+        {
             turn.link_is_back = false;
             self.step(turn, now, Input::Link(true));
         }

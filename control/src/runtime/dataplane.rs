@@ -87,6 +87,14 @@ impl DataPlane {
         let link = Link::read(interface)?;
         super::check_own_mac(config, interface, link.mac)?;
         link.require_running()?;
+        if link.is_vlan() {
+            warn!(
+                interface,
+                "the interface of a VLAN: the XDP program runs in the stack, and packets from hosts on the same machine, \
+                 whose checksums are not made, are lost; give the NIC as interface, this one as heartbeat_interface, \
+                 and `vlan` in cluster.toml"
+            );
+        }
         let vips = &config.cluster.vips;
         let reach = Reach::new(config)?;
 

@@ -15,6 +15,7 @@ pub(crate) mod clock;
 mod control;
 mod dataplane;
 mod egress;
+mod forgetting;
 mod gateway;
 mod handler;
 mod load;
@@ -70,6 +71,7 @@ use clock::monotonic_ns;
 use control::Control;
 use dataplane::DataPlane;
 use egress::Ways;
+use forgetting::Forgetting;
 use gateway::Gateway;
 use handler::Handler;
 use mailbox::Mailbox;
@@ -155,6 +157,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         unresolved: Arc::clone(&shared.unresolved),
         egress: egress.map(|table| Ways::new(table, monotonic_ns())),
         link: watch,
+        forgetting: Forgetting::watch(&link, &intake, monotonic_ns()),
         gateway,
         routes,
         paths,

@@ -207,6 +207,15 @@ impl Door {
         }
     }
 
+    /// The XDP program, if there is one, to change it.
+    pub fn program_mut(&mut self) -> Option<&mut Program> {
+        match self {
+            Self::Xdp(program) => Some(program),
+            #[cfg(feature = "dpdk")]
+            Self::Dpdk(_) => None,
+        }
+    }
+
     /// The XDP program, if there is one.
     pub fn program(&self) -> Option<&Program> {
         match self {

@@ -204,10 +204,26 @@ impl Link {
         count().map_err(|source| LinkError::Sysfs { name: self.name.clone(), path, source })
     }
 
+    /// How many frames it has received, as its driver counts.
+    ///
+    /// # Errors
+    /// [`LinkError::Sysfs`]: above all when it is gone.
+    pub fn received(&self) -> Result<u64, LinkError> {
+        let path = format!("/sys/class/net/{}/statistics/rx_packets", self.name);
+        fs::read_to_string(&path)
+            .and_then(|text| text.trim().parse().map_err(io::Error::other))
+            .map_err(|source| LinkError::Sysfs { name: self.name.clone(), path, source })
+    }
+
     /// The name of its driver; `None` where there is no device behind it, as with a veth.
     pub fn driver(&self) -> Option<String> {
         let target = fs::read_link(format!("/sys/class/net/{}/device/driver", self.name)).ok()?;
         Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// Whether it is the interface of a VLAN, above another one.
+    pub fn is_vlan(&self) -> bool {
+        Path::new("/proc/net/vlan").join(&self.name).is_file()
     }
 
     /// Whether it is several NICs as one, by the kernel's bonding driver.

@@ -90,6 +90,14 @@ pub struct Counters {
     pub offload_passed: u64,
 }
 
+impl Counters {
+    /// All frames that the program ran on.
+    pub fn all(&self) -> u64 {
+        let Self { redirected, passed, dropped, offload_dropped, offload_passed } = self;
+        redirected + passed + dropped + offload_dropped + offload_passed
+    }
+}
+
 /// Why the program could not be attached or changed. The interface is as it was before, apart
 /// from [`Map`](Self::Map).
 #[derive(Debug, Error)]
@@ -168,9 +176,13 @@ pub enum XdpError {
 
 /// The XDP program, attached to an interface for as long as this value lives.
 pub struct Program {
-    /// The attachment: closing it detaches.
-    _link: FdLink,
+    /// The attachment: closing it detaches. None where the kernel did not attach again.
+    link: Option<FdLink>,
+    interface: String,
+    index: u32,
     mode: AttachMode,
+    /// The program itself, and the maps that nobody took.
+    ebpf: Ebpf,
     sockets: XskMap<MapData>,
     vips: Vips,
     next_hops: NextHopsMap,
@@ -217,8 +229,31 @@ impl Program {
         let xdp = verified(&mut ebpf)?;
         let is_held = |error: &XdpError| matches!(error, XdpError::AlreadyAttached { .. });
         let (link, mode) = wait_for_the_dead(|| link(xdp, interface, index, mode), is_held)?;
-        let vips = service;
-        Ok(Self { _link: link, mode, sockets, vips, next_hops: hops, tunnels, offload, frames })
+        Ok(Self {
+            link: Some(link),
+            interface: interface.to_owned(),
+            index,
+            mode,
+            ebpf,
+            sockets,
+            vips: service,
+            next_hops: hops,
+            tunnels,
+            offload,
+            frames,
+        })
+    }
+
+    /// Attaches the program anew, in the mode that it was attached in: for drivers that forget it while the kernel
+    /// takes it for attached. Drivers start their queues anew for that, so the link goes down and comes back.
+    ///
+    /// # Errors
+    /// See [`XdpError`]; it is not attached then.
+    pub fn attach_again(&mut self) -> Result<(), XdpError> {
+        drop(self.link.take());
+        let (link, _) = link(program(&mut self.ebpf), &self.interface, self.index, self.mode)?;
+        self.link = Some(link);
+        Ok(())
     }
 
     /// [`Native`](AttachMode::Native) or [`Generic`](AttachMode::Generic): where the program runs.
@@ -296,10 +331,14 @@ fn load() -> Result<Ebpf, XdpError> {
 
 /// Has the kernel check the program.
 fn verified(ebpf: &mut Ebpf) -> Result<&mut Xdp, XdpError> {
-    let xdp = ebpf.program_mut("vipdp").expect("the object has the program");
-    let xdp: &mut Xdp = xdp.try_into().expect("it is an XDP program");
+    let xdp = program(ebpf);
     xdp.load().map_err(|error| XdpError::Verify(Box::new(error)))?;
     Ok(xdp)
+}
+
+fn program(ebpf: &mut Ebpf) -> &mut Xdp {
+    let program = ebpf.program_mut("vipdp").expect("the object has the program");
+    program.try_into().expect("it is an XDP program")
 }
 
 fn take_vips(ebpf: &mut Ebpf) -> Result<Vips, XdpError> {
