@@ -88,7 +88,7 @@ zero_copy() {
     kilobytes=$(awk '$1 == "HugetlbPages:" { print $2 }' "/proc/$(pid_of "$STATE/n1/vipdp.pid")/status")
     pages=$(sed -n 's/^hugepages = //p' "$STATE/n1/node.toml")
     [[ $( ((kilobytes)) && echo true || echo false) == "$pages" ]] || fail "$kilobytes KiB in huge pages with hugepages = $pages"
-    say "$1, $([[ $pages == true ]] && echo huge pages || echo "pages of 4 KiB")"
+    say "$1 into $([[ $pages == true ]] && echo huge pages || echo "pages of 4 KiB")"
 }
 
 # own_address: the node's own addresses are reached by way of vipdp: ping, and a megabyte by TCP each way.
