@@ -281,7 +281,10 @@ impl Device {
         }
         // SAFETY: all of its queues are set up.
         let result = unsafe { shim::vipdp_dpdk_start(number) };
-        self.try_(result, "starting it")
+        self.try_(result, "starting it")?;
+        // SAFETY: the device is started.
+        let result = unsafe { shim::vipdp_dpdk_all_vlans(number) };
+        self.try_(result, "receiving frames of every VLAN")
     }
 
     /// Has the NIC receive frames to these addresses, and to all groups: of solicitations, heartbeats and
