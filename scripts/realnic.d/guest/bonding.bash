@@ -75,38 +75,7 @@ loses_port() {
     cable nic3 on
 }
 
-# dead_end: one of the two cables eats all frames, LACP's too, but both of its ends keep their carrier. The bonds find
-# out by LACP's silence, three seconds at its fast rate, and leave it out.
-dead_end() {
-    local before
-    before=$(claims)
-    deaf add
-    wait_for 20 has_ports 1 || fail "the bonds keep a port that hears no LACP"
-    [[ $(on n1 cat /sys/class/net/n1b/carrier) == 1 ]] || fail "n1b lost its carrier"
-    await_shared
-    answered_once "n1 n2" >/dev/null
-    deaf delete
-    wait_for 40 has_ports 2 || fail "the bonds do not take the port again"
-    await_shared
-    answered_once "n1 n2"
-    say "buckets changed hands $(($(claims) - before)) times meanwhile"
-}
-
-# deaf add|delete: what both ends of the second cable send is lost, or not any more.
-deaf() {
-    tc -n "$PREFIX-n1" qdisc "$1" dev n1b root netem loss 100%
-    tc -n "$PREFIX-sw" qdisc "$1" dev swb root netem loss 100%
-}
-
-# has_ports N: both bonds send by so many.
-has_ports() {
-    local bond
-    for bond in n1/eth0 sw/trunk; do
-        [[ $(on "${bond%/*}" sed -n 's/.*Number of ports: //p' "/proc/net/bonding/${bond#*/}") == "$1" ]] || return 1
-    done
-}
-
-modprobe -a bonding sch_netem
+modprobe bonding
 open_qmp
 check bond "$JOB_BOND" bonded_segment "$JOB_BOND"
 services_up
@@ -116,6 +85,5 @@ say "n1: $(status_of n1 '.interface | "\(.driver) \(.xdp_mode), \(.queues) queue
 check bond "each query once" answered_once "n1 n2"
 check bond "a cable pulled" loses_port
 check bond "each query once, with both cables" answered_once "n1 n2"
-[[ $JOB_BOND != 802.3ad ]] || check bond "a dead end with carrier" dead_end
 check bond "n2 is killed" fails_over kill_node n2
 check bond "SIGTERM" cluster_down
