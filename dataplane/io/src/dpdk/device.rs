@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use vipdp_core::wire::ethernet::MacAddr;
 
-use super::kernel::Interface;
+use super::kernel::{self, Interface};
 use super::left;
 use super::options::{OpenError, Options};
 use super::shim::{self, DeviceInfo};
@@ -140,6 +140,9 @@ fn run(
     };
     match Device::open(options) {
         Ok(mut device) => {
+            if let Err(error) = kernel::close_on_exec() {
+                tracing::warn!(%error, "commands that are started have the NIC's descriptors");
+            }
             device.wait_for_link(link);
             let Device { number, info, is_promiscuous, ref pools, .. } = device;
             told(tell, Ok(Told { number, info, is_promiscuous, pools: pools.clone() }));
@@ -301,17 +304,26 @@ impl Device {
         if !too_few && !no_groups {
             return Ok(());
         }
+        let result = self.receive_all();
+        self.is_promiscuous = result.is_ok();
+        match result {
+            Err(source) if too_few => Err(("receiving frames to further MAC addresses", source)),
+            Err(error) => {
+                // A device that knows of no filter at all has none.
+                tracing::debug!(%error, "the device has no filter of MAC addresses");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn receive_all(&self) -> io::Result<()> {
+        if let Some(below) = &self.below {
+            return below.receive_all();
+        }
         // SAFETY: the device is started.
-        let result = unsafe { shim::vipdp_dpdk_promiscuous(number) };
-        self.is_promiscuous = result == 0;
-        if too_few {
-            return self.try_(result, "receiving frames to further MAC addresses");
-        }
-        if result < 0 {
-            // A device that knows of no filter at all has none.
-            tracing::debug!(error = %error(result), "the device has no filter of MAC addresses");
-        }
-        Ok(())
+        let result = unsafe { shim::vipdp_dpdk_promiscuous(self.number) };
+        if result < 0 { Err(error(result)) } else { Ok(()) }
     }
 
     fn try_(&self, result: c_int, step: &'static str) -> Result<(), (&'static str, io::Error)> {
