@@ -255,8 +255,9 @@ impl DpdkPort {
     /// A frame of another port names an mbuf of another pool.
     #[inline]
     fn assert_own(&self, frame: &Frame) {
-        // Not `assert_eq`: to tell the numbers, that would have every frame in memory.
-        assert!(frame.owner == self.queue, "a frame of another port");
+        // Copies, or to tell of it would take having every frame in memory.
+        let (owner, queue) = (frame.owner, self.queue);
+        assert!(owner == queue, "a frame of another port: queue {owner}, not {queue}");
     }
 }
 
