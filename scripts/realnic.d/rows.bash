@@ -35,6 +35,7 @@ row_vmxnet3() {
     JOB=([ATTACH]=native [ZERO_COPY]=no [QUEUES]="2 2" [SPREAD]=no [OFF]=lro)
     WHY=(
         [zero-copy]="vmxnet3 has no AF_XDP zero-copy"
+        [failover]="vmxnet3 forgets the XDP program when it is set down: vipdp finds that it does not run, and attaches it again"
         [queues]="vmxnet3 has as many queues as the machine has cores, and QEMU puts all frames into the first"
     )
 }

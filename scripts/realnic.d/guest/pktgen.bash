@@ -57,7 +57,7 @@ accounted() {
     # What one accepts the other drops, unless it lost that.
     ((accepted <= sent && dropped <= sent && accepted + dropped + lost == 2 * sent && accepted > 0 && dropped > 0)) ||
         fail "$sent sent; $text"
-    say "$sent sent; $text"
+    say "$sent sent; ${text%; }"
 }
 
 # plain: the same to the host of n1 by its own address, without vipdp.
