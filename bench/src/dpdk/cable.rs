@@ -24,7 +24,7 @@ use vipdp_io::dpdk::{self, Nic};
 use vipdp_io::xdp::{AttachMode, NextHops, Program};
 
 use super::report::{Report, Unit};
-use super::{CLIENT_FIRST, Counting, PORT, SHARED_MAC, VIP, now_ns, shared};
+use super::{CLIENT_FIRST, Counting, Held, PORT, SHARED_MAC, VIP, now_ns, shared};
 use crate::pktgen;
 
 /// Both ends' name.
@@ -198,7 +198,8 @@ pub(super) fn take_turn(turn: &Turn) -> Result<()> {
 /// Waits for packets, counts them, and says how many there were a second.
 fn serve<P: Port>(port: P, turn: &Turn) -> Result<()> {
     let counters = Arc::<WorkerCounters>::default();
-    let mut worker = Worker::new(port, Counting::default(), shared(Some(4)), Arc::clone(&counters));
+    let mut worker =
+        Worker::new(port, Counting::default(), shared(Held::OneIn(4)), Arc::clone(&counters));
     println(&"ready")?;
     let start = Instant::now();
     while worker.poll_once(now_ns(ClockId::CLOCK_MONOTONIC)) == 0 {

@@ -1,7 +1,8 @@
 //! The worker over DPDK: what it adds to what the driver takes, and what a cable gives it beside AF_XDP.
 //!
 //! ```text
-//!   null    net_null0 --> DpdkPort --> worker --> a host that counts      beside: receive, transmit
+//!   null    net_null0 --> DpdkPort --> worker --> nowhere, net_null0, or a host that counts
+//!                                                                         beside: receive, transmit
 //!
 //!   cable   vdd-PID-gen                     vdd-PID-node
 //!           pktgen      eth0 ------ eth0    af-xdp         AfXdpPort --> worker --> a host that counts
@@ -14,7 +15,6 @@ mod null;
 mod report;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -23,9 +23,8 @@ use vipdp_core::bucket::{Bucket, BucketSet};
 use vipdp_core::flow::FlowTable;
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::port::{Host, Refused, SuperPackets, Taken};
-use vipdp_core::slot::SLOTS;
-use vipdp_core::snapshot::{Holdings, Ingress, Service, SharedMac, Snapshot, Vips};
-use vipdp_core::tiered::PreviousOwners;
+use vipdp_core::slot::{SLOTS, Slot};
+use vipdp_core::snapshot::{Holding, Holdings, Ingress, Service, SharedMac, Snapshot, Vips};
 use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_core::wire::vnet::Offload;
 use vipdp_core::worker::Shared;
@@ -99,38 +98,48 @@ impl Host for Counting {
     }
 }
 
-/// What a worker knows of a node that owns one bucket in `every`, or none.
-fn snapshot(every: Option<usize>) -> Snapshot {
-    let owned: BucketSet = match every {
-        Some(every) => Bucket::all().step_by(every).collect(),
-        None => BucketSet::default(),
-    };
-    let service = Service {
-        vips: Vips::new([IpAddr::from(VIP).into()]),
-        client_hash: ClientHash::new([0x5a; 16], HashInput::Address),
-        sticky_udp_ports: [443].into(),
-        ingress: Ingress::SharedMac(SharedMac::unicast(SHARED_MAC)),
-        own_mac: OWN_MAC,
-        // As it came: what `null` hands to its host comes again from the same buffer.
-        host_mac: SHARED_MAC,
-        host_mtu: 1500,
-        vlan: None,
-        peer_macs: [None; SLOTS],
-        peers: [None; SLOTS],
-        egress: None,
-    };
-    Snapshot {
-        generation: 1,
-        lease_until_ns: u64::MAX,
-        holdings: Holdings::owning(&owned),
-        previous: Arc::new(PreviousOwners::none()),
-        latest: None,
-        service: Arc::new(service),
-    }
+/// The buckets that a node holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// None.
+    Nothing,
+    /// It owns one in so many.
+    OneIn(usize),
+    /// It hands all of them over to a member.
+    Granted,
 }
 
-fn shared(every: Option<usize>) -> Shared {
-    Shared::new(snapshot(every), FlowTable::new(1 << 16, [1, 2]))
+/// What a worker knows of a node that holds these.
+fn snapshot(held: Held) -> Snapshot {
+    let owned: BucketSet = match held {
+        Held::OneIn(every) => Bucket::all().step_by(every).collect(),
+        Held::Nothing | Held::Granted => BucketSet::default(),
+    };
+    let mut holdings = Holdings::owning(&owned);
+    let member = Slot::all().next().expect("there are some");
+    if held == Held::Granted {
+        Bucket::all().for_each(|bucket| holdings.set(bucket, Holding::Granted(member)));
+    }
+    let mut peer_macs = [None; SLOTS];
+    // As it came: what `null` transmits comes again from the same buffer.
+    peer_macs[member.index()] = Some(SHARED_MAC);
+    let service = Service {
+        sticky_udp_ports: [443].into(),
+        peer_macs,
+        ..Service::new(
+            Vips::new([IpAddr::from(VIP).into()]),
+            ClientHash::new([0x5a; 16], HashInput::Address),
+            Ingress::SharedMac(SharedMac::unicast(SHARED_MAC)),
+            OWN_MAC,
+            // For the same reason.
+            SHARED_MAC,
+        )
+    };
+    Snapshot::serving(service, holdings)
+}
+
+fn shared(held: Held) -> Shared {
+    Shared::new(snapshot(held), FlowTable::new(1 << 16, [1, 2]))
 }
 
 fn now_ns(clock: ClockId) -> u64 {

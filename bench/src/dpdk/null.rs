@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::time::ClockId;
-use vipdp_core::counters::WorkerCounters;
+use vipdp_core::counters::{Count, WorkerCounters};
 use vipdp_core::port::{BURST, Port};
 use vipdp_core::snapshot::Publisher;
 use vipdp_core::worker::Worker;
@@ -16,7 +16,9 @@ use vipdp_io::affinity;
 use vipdp_io::dpdk::{self, DpdkPort, Nic};
 
 use super::report::{Report, Unit};
-use super::{CLIENT_FIRST, Counting, OWN_MAC, PORT, SHARED_MAC, VIP, now_ns, shared, snapshot};
+use super::{
+    CLIENT_FIRST, Counting, Held, OWN_MAC, PORT, SHARED_MAC, VIP, now_ns, shared, snapshot,
+};
 use crate::pktgen::{Common, Template, Traffic};
 
 /// The length that the device says that its frames have, unless it is told.
@@ -44,16 +46,28 @@ pub(super) struct Options {
 enum Case {
     /// They are transmitted as they came, by the shim.
     Forward,
-    /// The worker decides, and owns one bucket in so many, or none.
-    Worker(Option<usize>),
+    /// The worker decides, of a node that holds these buckets.
+    Worker(Held),
 }
 
-const CASES: [(&str, Case); 4] = [
+const CASES: [(&str, Case); 5] = [
     ("receive, transmit", Case::Forward),
-    ("worker, nothing owned", Case::Worker(None)),
-    ("worker, 1/4 owned", Case::Worker(Some(4))),
-    ("worker, all owned", Case::Worker(Some(1))),
+    ("worker, nothing owned: drop", Case::Worker(Held::Nothing)),
+    ("worker, all handed over: transmit", Case::Worker(Held::Granted)),
+    ("worker, 1/4 owned: drop or deliver", Case::Worker(Held::OneIn(4))),
+    ("worker, all owned: deliver", Case::Worker(Held::OneIn(1))),
 ];
+
+impl Case {
+    /// Which part of the frames is delivered, and which one the worker transmits.
+    fn expected(self) -> [f64; 2] {
+        match self {
+            Self::Worker(Held::OneIn(every)) => [1.0 / every as f64, 0.0],
+            Self::Worker(Held::Granted) => [0.0, 1.0],
+            Self::Worker(Held::Nothing) | Self::Forward => [0.0, 0.0],
+        }
+    }
+}
 
 pub(super) fn run(options: &Options) -> Result<Report> {
     affinity::pin(options.core)?;
@@ -63,24 +77,25 @@ pub(super) fn run(options: &Options) -> Result<Report> {
     port.enter_thread()?;
     fill(&mut port)?;
     let counters = Arc::<WorkerCounters>::default();
-    let shared = shared(None);
+    let shared = shared(Held::Nothing);
     let mut publisher = Publisher::new(Arc::clone(&shared.publication));
-    let mut worker = Worker::new(port, Counting::default(), shared, counters);
+    let mut worker = Worker::new(port, Counting::default(), shared, Arc::clone(&counters));
+    let done = |host: &Counting| [host.delivered, counters.get(Count::Transmitted)];
     let mut report = Report::new(Unit::NsPerPacket);
     for round in 0..WARM_UP + options.rounds {
         for (name, case) in CASES {
-            if let Case::Worker(every) = case {
-                publisher.publish(snapshot(every));
+            if let Case::Worker(held) = case {
+                publisher.publish(snapshot(held));
             }
-            let before = worker.host().delivered;
+            let before = done(worker.host());
             let ns = turn(&mut worker, case, options.bursts)?;
             let packets = f64::from(options.bursts) * BURST as f64;
-            let delivered = (worker.host().delivered - before) as f64 / packets;
-            let expected = match case {
-                Case::Worker(Some(every)) => 1.0 / every as f64,
-                Case::Worker(None) | Case::Forward => 0.0,
-            };
-            ensure!((delivered - expected).abs() < 0.1, "{name}: {delivered} were delivered");
+            for ((after, before), expected) in
+                done(worker.host()).into_iter().zip(before).zip(case.expected())
+            {
+                let part = (after - before) as f64 / packets;
+                ensure!((part - expected).abs() < 0.1, "{name}: {part} in place of {expected}");
+            }
             if round >= WARM_UP {
                 report.sample(name, ns as f64 / packets);
             }
