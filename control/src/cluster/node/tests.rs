@@ -9,6 +9,7 @@ use crate::cluster::config::{AllDown, ConfigId, Lists, Member, Parameters, Parti
 use crate::cluster::wire::{Body, Entry, EntryFlags, Header, NodeFlags, proof, session_tag};
 
 mod all_down;
+mod grants;
 mod votes;
 
 const MS: u64 = 1_000_000;

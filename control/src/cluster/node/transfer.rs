@@ -90,11 +90,14 @@ impl Node {
         arrived
     }
 
-    /// Whether a batch for `slot` may be opened.
+    /// Whether a batch for `slot` may be opened: it hears this node now. What it says of that may have waited on its
+    /// way, as in the queue of a NIC that had no link, and be true no more; what it acknowledges cannot be older than
+    /// what was sent.
     fn can_grant_to(&self, slot: Slot) -> bool {
         let peer = self.peer(slot);
         slot != self.me
             && self.mutual(slot)
+            && self.lease_holds(slot, self.detection_ns())
             && peer.config == self.config.id()
             && peer.out_batch.is_none()
     }
