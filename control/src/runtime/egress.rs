@@ -36,15 +36,15 @@ pub struct Ways {
     table: EgressTable,
     due_ns: u64,
     changed_ns: u64,
-    /// The gateways before the last change.
-    before: Vec<IpAddr>,
+    /// The gateways of the copies of late, and when each was in one last.
+    seen: Vec<(IpAddr, u64)>,
     lost: Lost,
 }
 
 impl Ways {
     /// Goes on with a copy that was just made.
     pub fn new(table: EgressTable, now: u64) -> Self {
-        Self { table, due_ns: now, changed_ns: now, before: Vec::new(), lost: Lost::default() }
+        Self { table, due_ns: now, changed_ns: now, seen: Vec::new(), lost: Lost::default() }
     }
 
     /// The newest copy.
@@ -64,14 +64,13 @@ impl Ways {
         if !misses && now < self.due_ns {
             return false;
         }
-        let before = self.table.gateways().collect();
+        see(&mut self.seen, self.table.gateways(), now);
         let changed = self.table.refresh().unwrap_or_else(|error| {
             warn!(%error, "the kernel's routes cannot be copied");
             false
         });
         if changed {
             self.changed_ns = now;
-            self.before = before;
         }
         self.due_ns = now
             + match misses {
@@ -88,8 +87,10 @@ impl Ways {
             self.lost.is_sought(now);
             (self.due_ns, self.changed_ns) = (now, now);
         } else {
-            // The routes may have gone before the link was seen to.
-            self.lost.add(self.table.gateways().chain(self.before.iter().copied()));
+            // The routes may have gone, one after the other, before the link was seen to: the kernel tells of that
+            // up to a second later (net/core/link_watch.c).
+            see(&mut self.seen, self.table.gateways(), now);
+            self.lost.add(self.seen.iter().map(|&(gateway, _)| gateway));
         }
     }
 
@@ -104,6 +105,17 @@ impl Ways {
         let misses_any = || self.table.gateways().any(|gateway| !self.table.knows(gateway));
         now < self.lost.until_ns || now < self.changed_ns + SOON_NS && misses_any()
     }
+}
+
+/// Notes that these gateways are there now, and forgets those that have not been for long.
+fn see(seen: &mut Vec<(IpAddr, u64)>, gateways: impl Iterator<Item = IpAddr>, now: u64) {
+    for gateway in gateways {
+        match seen.iter_mut().find(|(known, _)| *known == gateway) {
+            Some((_, at)) => *at = now,
+            None => seen.push((gateway, now)),
+        }
+    }
+    seen.retain(|&(_, at)| now < at + SOON_NS);
 }
 
 /// The gateways that a lost link has cost, and until when they are waited for.
@@ -148,6 +160,18 @@ mod tests {
         assert!(!lost.is_over(5, |gateway| gateway == v4));
         assert!(lost.is_over(5, |_| true));
         assert!(lost.gateways.is_empty());
+    }
+
+    #[test]
+    fn gateways_that_went_one_after_the_other_are_remembered_for_a_while() {
+        let [v4, v6] = ["192.0.2.1", "2001:db8:53::1"].map(|text| text.parse().unwrap());
+        let mut seen = Vec::new();
+        see(&mut seen, [v4, v6].into_iter(), 0);
+        see(&mut seen, [v6].into_iter(), 1);
+        see(&mut seen, std::iter::empty(), 2);
+        assert_eq!(seen, [(v4, 0), (v6, 1)]);
+        see(&mut seen, std::iter::empty(), SOON_NS);
+        assert_eq!(seen, [(v6, 1)]);
     }
 
     #[test]

@@ -94,7 +94,7 @@ pub struct QueueStatistics {
     /// Received frames of which the NIC says that the checksum of the IPv4 header, of TCP or of UDP is
     /// wrong: the kernel would drop them too.
     pub bad_checksum: u64,
-    /// Frames to transmit that neither the driver nor the port had room for.
+    /// Frames to transmit that neither the driver nor the port had room for, or that the NIC had no link for.
     pub refused: u64,
 }
 
@@ -115,7 +115,7 @@ pub struct DpdkPort {
     /// The thread that is registered for this port.
     thread: Option<ThreadId>,
     /// The device stays open as long as there is a port.
-    _handle: Arc<Handle>,
+    handle: Arc<Handle>,
 }
 
 // SAFETY: a port has its queue and its lists to itself, and DPDK lets any one thread at a time use a
@@ -143,7 +143,7 @@ impl DpdkPort {
             drops: RxDrops::default(),
             refused: 0,
             thread: None,
-            _handle: handle,
+            handle,
         };
         port.refill();
         port
@@ -208,6 +208,18 @@ impl DpdkPort {
         // SAFETY: the queue is set up and the port's alone; each frame names an mbuf that is the port's,
         // with `headroom` and `len` within its buffer.
         unsafe { shim::vipdp_dpdk_tx(device, queue, frames.as_ptr(), frames.len() as u32) as usize }
+    }
+
+    /// Gives up what is to leave by a NIC without a link. A driver would keep it until the link is back, and send it
+    /// all then: heartbeats among it, of a time when this node served.
+    #[cold]
+    fn refuse(&mut self, frames: &mut Vec<Frame>) -> usize {
+        let refused = frames.len();
+        self.refused += (refused + self.waiting.len()) as u64;
+        for frame in self.waiting.drain(..).chain(frames.drain(..)) {
+            self.recycled.push(frame.mbuf);
+        }
+        refused
     }
 
     /// Offers the driver what waits.
@@ -299,6 +311,9 @@ impl Port for DpdkPort {
             assert!(frame.len >= FRAME_LEN_MIN, "a frame of {} bytes to transmit", frame.len);
         }
         self.held -= frames.len();
+        if !self.handle.link().is_up {
+            return self.refuse(frames);
+        }
         self.flush();
         let mut sent = 0;
         if self.waiting.is_empty() {
