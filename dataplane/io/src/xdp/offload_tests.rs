@@ -12,7 +12,7 @@ use aya::programs::{TestRun, TestRunOptions, Xdp};
 use proptest::prelude::*;
 use vipdp_core::bucket::{Bucket, BucketSet};
 use vipdp_core::decide::{self, Now};
-use vipdp_core::flow::{FlowState, FlowTable};
+use vipdp_core::flow::{BucketScan, FlowState, FlowTable};
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::offload::{OffloadMode, OffloadTable, OffloadWay};
 use vipdp_core::parse::parse;
@@ -180,11 +180,19 @@ impl Node {
             };
             self.holdings.set(bucket, holding);
         }
-        let in_use = self.in_use();
+        let mut in_use = self.in_use();
+        in_use.insert_all(&self.found());
         let table = OffloadTable::to_user().passing(self.mode, &self.holdings);
         let table = table.closed(&table.ajar(&self.holdings), &in_use);
         self.loaded.offload.change(|_| table.clone());
         self.loaded.offload.set_lease(u64::MAX);
+    }
+
+    /// The buckets of the flows that are there: a forwarded frame may have begun one in any.
+    fn found(&self) -> BucketSet {
+        let mut scan = BucketScan::default();
+        while self.flows.scan(&mut scan, usize::MAX, self.now.seconds) {}
+        scan.found().clone()
     }
 
     /// The buckets that may have a flow, held or not.
