@@ -18,16 +18,24 @@ int drop(struct xdp_md *ctx)
 	return XDP_DROP;
 }
 
-/* What decides by the addresses has to read them, from the cache of the core that wrote them. */
-SEC("xdp")
-int look(struct xdp_md *ctx)
+/* The header of an IPv4 packet, if the frame has room for one. */
+static __always_inline struct iphdr *header(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	struct ethhdr *ethernet = data;
 	struct iphdr *ip = (void *)(ethernet + 1);
 
-	if ((void *)(ip + 1) > end)
+	return (void *)(ip + 1) > end ? (void *)0 : ip;
+}
+
+/* What decides by the addresses has to read them, from the cache of the core that wrote them. */
+SEC("xdp")
+int look(struct xdp_md *ctx)
+{
+	struct iphdr *ip = header(ctx);
+
+	if (!ip)
 		return XDP_DROP;
 	/* No client has this address; the compiler does not know. */
 	return ip->saddr == bpf_htonl(INADDR_BROADCAST) ? XDP_PASS : XDP_DROP;
@@ -44,12 +52,9 @@ int pass(struct xdp_md *ctx)
 SEC("xdp")
 int quarter(struct xdp_md *ctx)
 {
-	void *data = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
-	struct ethhdr *ethernet = data;
-	struct iphdr *ip = (void *)(ethernet + 1);
+	struct iphdr *ip = header(ctx);
 
-	if ((void *)(ip + 1) > end)
+	if (!ip)
 		return XDP_DROP;
 	return (ip->saddr & bpf_htonl(3)) == 0 ? XDP_PASS : XDP_DROP;
 }
