@@ -141,16 +141,21 @@ pub fn group_mac(group: IpAddr) -> Option<MacAddr> {
     }
 }
 
-/// Opens a packet socket that receives nothing and holds `macs` in the NIC's filter.
-fn accept(link: &Link, macs: &[MacAddr]) -> Result<OwnedFd, MembershipError> {
+/// Opens a packet socket that receives nothing.
+pub(crate) fn packet_socket() -> io::Result<OwnedFd> {
     // SAFETY: the call takes no pointer.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
-        let source = io::Error::last_os_error();
-        return Err(MembershipError::Socket { interface: link.name.clone(), source });
+        return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel just made this descriptor and nobody else has it.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens a packet socket that receives nothing and holds `macs` in the NIC's filter.
+fn accept(link: &Link, macs: &[MacAddr]) -> Result<OwnedFd, MembershipError> {
+    let socket = packet_socket()
+        .map_err(|source| MembershipError::Socket { interface: link.name.clone(), source })?;
     for &mac in macs {
         add_mac(&socket, link.index, mac).map_err(|source| MembershipError::Mac {
             interface: link.name.clone(),
@@ -165,12 +170,32 @@ fn add_mac(socket: &OwnedFd, index: u32, mac: MacAddr) -> io::Result<()> {
     let mut mr_address = [0; 8];
     mr_address[..6].copy_from_slice(&mac.0);
     let kind = if mac.is_group() { libc::PACKET_MR_MULTICAST } else { libc::PACKET_MR_UNICAST };
-    let request = libc::packet_mreq {
-        mr_ifindex: index.cast_signed(),
-        mr_type: kind as libc::c_ushort,
-        mr_alen: 6,
-        mr_address,
-    };
+    add_membership(
+        socket,
+        libc::packet_mreq {
+            mr_ifindex: index.cast_signed(),
+            mr_type: kind as libc::c_ushort,
+            mr_alen: 6,
+            mr_address,
+        },
+    )
+}
+
+/// Has an interface receive all frames, for as long as this packet socket is there.
+#[cfg(feature = "dpdk")]
+pub(crate) fn add_all(socket: &OwnedFd, index: u32) -> io::Result<()> {
+    add_membership(
+        socket,
+        libc::packet_mreq {
+            mr_ifindex: index.cast_signed(),
+            mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
+            mr_alen: 0,
+            mr_address: [0; 8],
+        },
+    )
+}
+
+fn add_membership(socket: &OwnedFd, request: libc::packet_mreq) -> io::Result<()> {
     // SAFETY: the pointer and the length are those of `request`, whose layout is the kernel's; the
     // kernel copies it before the call returns.
     let result = unsafe {

@@ -5,7 +5,9 @@
 //! knows better.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use crate::membership::{add_all, packet_socket};
 
 /// Keeps all descriptors of this process from programs that it starts. DPDK opens its own without `O_CLOEXEC`, and
 /// the command of a health check would have the NIC for as long as it runs.
@@ -32,38 +34,18 @@ impl Interface {
         if index == 0 {
             return None;
         }
-        // SAFETY: the call takes no pointer.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        if fd < 0 {
-            let error = io::Error::last_os_error();
-            tracing::warn!(%error, "the carrier of interface {index} is not watched");
-            return None;
-        }
-        // SAFETY: the kernel just made this descriptor and nobody else has it.
-        Some(Self { index, socket: unsafe { OwnedFd::from_raw_fd(fd) } })
+        packet_socket()
+            .inspect_err(|error| {
+                tracing::warn!(%error, "the carrier of interface {index} is not watched");
+            })
+            .ok()
+            .map(|socket| Self { index, socket })
     }
 
     /// Has it receive all frames, for as long as there is this value: the kernel takes it back however the
     /// process ends. What DPDK's drivers would set stays behind (`IFF_PROMISC`).
     pub(super) fn receive_all(&self) -> io::Result<()> {
-        let request = libc::packet_mreq {
-            mr_ifindex: self.index.cast_signed(),
-            mr_type: libc::PACKET_MR_PROMISC as libc::c_ushort,
-            mr_alen: 0,
-            mr_address: [0; 8],
-        };
-        // SAFETY: the pointer and the length are those of `request`, whose layout is the kernel's; the
-        // kernel copies it before the call returns.
-        let result = unsafe {
-            libc::setsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_ADD_MEMBERSHIP,
-                (&raw const request).cast(),
-                size_of::<libc::packet_mreq>() as libc::socklen_t,
-            )
-        };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        add_all(&self.socket, self.index)
     }
 
     /// Whether it is up and has a carrier. One that was removed has none.
