@@ -15,12 +15,13 @@
 common() {
     local form="untagged, $1 queue(s), egress $EGRESS" column=DNS
     [[ -z $TAG ]] || form="VLAN $TAG${form#untagged}" column=VLAN
+    solicit6
     check attach "XDP program, with $1 queue(s)" attached "$JOB_ATTACH"
     check zero-copy "with $1 queue(s)" zero_copy "$JOB_ZERO_COPY"
     check queues "$1 queue(s)" has_queues "$1"
     check ARP "$form" resolves4
-    check NDP "$form" resolves6
     check "$column" "$form" answered_once "n1 n2"
+    check NDP "$form" resolves6
     check "$column" "3,000 bytes, $form" answers_long
 }
 

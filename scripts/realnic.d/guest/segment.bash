@@ -172,10 +172,14 @@ END
     [[ -f $STATE/cluster.key ]] || "$BINARY" keygen "$STATE/cluster.key" >/dev/null
 }
 
-# cluster_up: starts both nodes, and waits until they share the buckets.
+# cluster_up: starts both nodes side by side, so that neither need hand over what it took alone, and waits until they
+# share the buckets.
 cluster_up() {
-    vipdp_up n1
+    local first
+    vipdp_up n1 &
+    first=$!
     vipdp_up n2
+    wait "$first"
     await_shared
 }
 

@@ -13,6 +13,7 @@ for EGRESS in direct tap; do
     cluster_files
     remember_host
     check vlan "cluster starts, egress $EGRESS" cluster_up
+    solicit6
     check vlan "attached, egress $EGRESS" attached generic
     check vlan "the log says what is better" grep -q 'WARN.*interface of a VLAN' "$STATE/n1/vipdp.log"
     check vlan "ARP, egress $EGRESS" resolves4
