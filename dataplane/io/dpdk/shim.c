@@ -284,13 +284,17 @@ int vipdp_dpdk_promiscuous(uint16_t device)
 	return negative(rte_eth_promiscuous_enable(device));
 }
 
+/* Whether the driver knows that the device is not there any more; few do. */
+int vipdp_dpdk_is_removed(uint16_t device)
+{
+	return rte_eth_dev_is_removed(device);
+}
+
 int vipdp_dpdk_link(uint16_t device, struct vipdp_link *out)
 {
 	struct rte_eth_link link;
 	int result;
 
-	if (rte_eth_dev_is_removed(device))
-		return -ENODEV;
 	memset(&link, 0, sizeof(link));
 	result = rte_eth_link_get_nowait(device, &link);
 	out->is_up = link.link_status == RTE_ETH_LINK_UP;

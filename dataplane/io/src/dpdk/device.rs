@@ -20,6 +20,8 @@ use vipdp_core::wire::ethernet::MacAddr;
 use super::kernel::{self, Interface};
 use super::left;
 use super::options::{OpenError, Options};
+use super::presence::{Loss, Presence};
+use super::registers;
 use super::shim::{self, DeviceInfo};
 use super::{LinkState, Statistics};
 
@@ -44,10 +46,14 @@ static STARTED: AtomicBool = AtomicBool::new(false);
 /// Called when the link goes up or down.
 pub(super) type Watcher = Box<dyn FnMut(bool) + Send>;
 
+/// Called once, when the device is lost.
+pub(super) type Mourner = Box<dyn FnOnce(Loss) + Send>;
+
 /// What the thread is asked to do.
 enum Question {
     Statistics(Sender<Statistics>),
     Watch(Watcher),
+    WatchLoss(Mourner),
     /// To receive from these addresses too: whether it now receives all frames.
     Receive(Vec<MacAddr>, Sender<io::Result<bool>>),
 }
@@ -68,6 +74,9 @@ pub(super) struct Device {
     pub(super) pools: Vec<Pool>,
     /// The kernel's interface below it, if there is one.
     below: Option<Interface>,
+    /// What the kernel says of it, if it is a PCI device.
+    presence: Option<Presence>,
+    lost: Option<Loss>,
 }
 
 /// The frames of one queue.
@@ -142,6 +151,9 @@ fn run(
         Ok(mut device) => {
             if let Err(error) = kernel::close_on_exec() {
                 tracing::warn!(%error, "commands that are started have the NIC's descriptors");
+            }
+            if let Err(error) = registers::guard() {
+                tracing::warn!(%error, "should the NIC be pulled out, this process may end at once");
             }
             device.wait_for_link(link);
             let Device { number, info, is_promiscuous, ref pools, .. } = device;
@@ -240,8 +252,15 @@ impl Device {
         let mut info: DeviceInfo = unsafe { std::mem::zeroed() };
         // SAFETY: the shim writes the structure, which is declared as its own.
         let result = unsafe { shim::vipdp_dpdk_info(number, &raw mut info) };
-        let below = Interface::open(info.interface);
-        let mut device = Self { number, info, is_promiscuous: false, pools: Vec::new(), below };
+        let mut device = Self {
+            number,
+            info,
+            is_promiscuous: false,
+            pools: Vec::new(),
+            below: Interface::open(info.interface),
+            presence: Presence::of(devargs),
+            lost: None,
+        };
         let set_up = device.try_(result, "asking what it can do").and_then(|()| {
             device.set_up(options)?;
             device.receive_from(&options.macs)
@@ -330,8 +349,12 @@ impl Device {
         if result < 0 { Err((step, error(result))) } else { Ok(()) }
     }
 
-    /// The link's state now. A device that was pulled out has none.
-    fn link(&self) -> LinkState {
+    /// The link's state now. A device that is gone has none.
+    fn link(&mut self) -> LinkState {
+        self.look_for_loss();
+        if self.lost == Some(Loss::Gone) {
+            return LinkState::default();
+        }
         let mut link = shim::Link::default();
         // SAFETY: the device is started, and the shim writes the structure.
         let result = unsafe { shim::vipdp_dpdk_link(self.number, &raw mut link) };
@@ -341,7 +364,24 @@ impl Device {
         LinkState { is_up, speed_mbps: (link.speed_mbps != u32::MAX).then_some(link.speed_mbps) }
     }
 
-    fn wait_for_link(&self, cell: &LinkCell) {
+    /// Sees whether the device is there. From one that is gone everything is kept away: another driver may have it.
+    fn look_for_loss(&mut self) {
+        if self.lost == Some(Loss::Gone) {
+            return;
+        }
+        let is_below = self.below.as_ref().is_none_or(Interface::is_there);
+        // SAFETY: the device is open.
+        let is_removed = unsafe { shim::vipdp_dpdk_is_removed(self.number) } != 0;
+        self.lost = match self.presence.as_ref().and_then(Presence::loss) {
+            _ if is_removed || !is_below => Some(Loss::Gone),
+            loss => loss,
+        };
+        if self.lost == Some(Loss::Gone) {
+            registers::detach();
+        }
+    }
+
+    fn wait_for_link(&mut self, cell: &LinkCell) {
         let start = Instant::now();
         loop {
             let state = self.link();
@@ -360,6 +400,7 @@ impl Device {
     /// Watches the link and answers, until nobody is left to ask.
     fn serve(&mut self, asked: &Receiver<Question>, cell: &LinkCell) {
         let mut watcher: Option<Watcher> = None;
+        let mut mourner: Option<Mourner> = None;
         let mut was_up = cell.get().is_up;
         loop {
             match asked.recv_timeout(LOOK) {
@@ -368,6 +409,7 @@ impl Device {
                     let _ = answer.send(self.statistics());
                 }
                 Ok(Question::Watch(new)) => watcher = Some(new),
+                Ok(Question::WatchLoss(new)) => mourner = Some(new),
                 Ok(Question::Receive(macs, answer)) => {
                     let received = self.receive_from(&macs).map(|()| self.is_promiscuous);
                     let _ = answer.send(received.map_err(|(_, error)| error));
@@ -382,6 +424,11 @@ impl Device {
             {
                 watcher(state.is_up);
                 was_up = state.is_up;
+            }
+            if let Some(loss) = self.lost
+                && let Some(mourner) = mourner.take()
+            {
+                mourner(loss);
             }
         }
     }
@@ -420,6 +467,10 @@ impl Handle {
 
     pub(super) fn watch(&self, watcher: Watcher) {
         self.ask(Question::Watch(watcher));
+    }
+
+    pub(super) fn watch_loss(&self, mourner: Mourner) {
+        self.ask(Question::WatchLoss(mourner));
     }
 
     pub(super) fn statistics(&self) -> Statistics {

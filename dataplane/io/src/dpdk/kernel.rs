@@ -54,15 +54,29 @@ impl Interface {
         self.flags().is_ok_and(|flags| flags & WORKING == WORKING)
     }
 
+    /// Whether there is one of this number still.
+    pub(super) fn is_there(&self) -> bool {
+        let mut request = self.request();
+        !self
+            .ask(libc::SIOCGIFNAME, &mut request)
+            .is_err_and(|error| error.raw_os_error() == Some(libc::ENODEV))
+    }
+
     fn flags(&self) -> io::Result<libc::c_short> {
-        // SAFETY: all of it are integers, for which zero is a value.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        request.ifr_ifru.ifru_ifindex = self.index as libc::c_int;
+        let mut request = self.request();
         // By its number, since it may be renamed.
         self.ask(libc::SIOCGIFNAME, &mut request)?;
         self.ask(libc::SIOCGIFFLAGS, &mut request)?;
         // SAFETY: the kernel wrote this member.
         Ok(unsafe { request.ifr_ifru.ifru_flags })
+    }
+
+    /// A request about it, by its number.
+    fn request(&self) -> libc::ifreq {
+        // SAFETY: all of it are integers, for which zero is a value.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        request.ifr_ifru.ifru_ifindex = self.index as libc::c_int;
+        request
     }
 
     fn ask(&self, what: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {

@@ -25,13 +25,16 @@
 //! filter, is made promiscuous. Frames to groups all come.
 //!
 //! **The link** is looked at every 20 ms. A virtual device over an interface of the kernel's is up while
-//! that has a carrier.
+//! that has a carrier. So is whether the NIC is there still, by what the kernel says of it ([`Loss`]): DPDK's drivers do
+//! not say it of a NIC that is pulled out or unbound. Registers that are gone are no harm.
 
 mod device;
 mod kernel;
 mod left;
 mod options;
 mod port;
+mod presence;
+mod registers;
 mod shim;
 
 use std::io;
@@ -43,6 +46,7 @@ use vipdp_core::wire::ethernet::MacAddr;
 pub use left::remove_left;
 pub use options::{MTU_MAX, OpenError, Options};
 pub use port::{Accounting, DpdkPort, Frame, QueueStatistics};
+pub use presence::Loss;
 
 use device::{Handle, Opened};
 
@@ -146,6 +150,12 @@ impl Nic {
     /// whatever was called before. It is called by the thread of DPDK, and must not wait long.
     pub fn watch_link(&self, on_change: impl FnMut(bool) + Send + 'static) {
         self.handle.watch(Box::new(on_change));
+    }
+
+    /// Has `on_loss` called once, when the NIC is unplugged or its driver unbound, or at once if that was so before;
+    /// in place of what was to be called before. It is called by the thread of DPDK, and must not wait long.
+    pub fn watch_loss(&self, on_loss: impl FnOnce(Loss) + Send + 'static) {
+        self.handle.watch_loss(Box::new(on_loss));
     }
 
     /// What the NIC counts.

@@ -94,6 +94,7 @@ unsafe extern "C" {
     pub(super) fn vipdp_dpdk_all_vlans(device: u16) -> c_int;
     pub(super) fn vipdp_dpdk_all_groups(device: u16) -> c_int;
     pub(super) fn vipdp_dpdk_promiscuous(device: u16) -> c_int;
+    pub(super) fn vipdp_dpdk_is_removed(device: u16) -> c_int;
     pub(super) fn vipdp_dpdk_link(device: u16, out: *mut Link) -> c_int;
     pub(super) fn vipdp_dpdk_statistics(device: u16, out: *mut DeviceStatistics) -> c_int;
 

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 
 use vipdp_core::port::Port;
 use vipdp_core::wire::ethernet::MacAddr;
-use vipdp_io::dpdk::{DpdkPort, Nic, Options};
+use vipdp_io::dpdk::{DpdkPort, Loss, Nic, Options};
 
 use crate::alone::alone;
 use crate::frames::{self, MAC_NODE};
@@ -193,8 +193,15 @@ fn a_carrier_that_goes_and_comes_is_seen() {
             wire.receive_experimental().is_some()
         });
         // And the interface itself.
+        let (tell_loss, told_loss) = mpsc::channel();
+        nic.watch_loss(move |loss| tell_loss.send(loss).expect("it is heard"));
+        assert_eq!(
+            told_loss.recv_timeout(lab::DEADLINE / 100),
+            Err(mpsc::RecvTimeoutError::Timeout)
+        );
         lab::run(&lab.node, &["ip", "link", "delete", "node0"]);
         assert_eq!(told.recv_timeout(lab::DEADLINE), Ok(false));
+        assert_eq!(told_loss.recv_timeout(lab::DEADLINE), Ok(Loss::Gone));
         transmit(&mut port, &[frames::experimental(1, 60)]);
         port.rx_burst(&mut Vec::new());
     });
