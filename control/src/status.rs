@@ -323,8 +323,12 @@ pub struct InterfaceStatus {
     pub backend: String,
     /// Where the XDP program runs: `native` or `generic`; `none` with DPDK.
     pub xdp_mode: String,
-    /// How many receive queues it has.
+    /// How many receive queues have a worker: as many as it had, or could get frames by, at the start.
     pub queues: u32,
+    /// Packets to the VIPs that the XDP program dropped since their receive queue has no worker: the NIC has got it
+    /// after the start.
+    #[serde(default)]
+    pub dropped_without_worker: u64,
     /// The host's interface that accepted frames come out of.
     pub tap: String,
     /// What DPDK says of the NIC, if it has that.

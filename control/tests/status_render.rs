@@ -39,6 +39,7 @@ fn trouble_is_seen() {
     status.interface.shared_mac_v4 = Some("01:00:5e:7f:00:35".into());
     status.interface.shared_mac_v6 = Some("33:33:76:64:00:35".into());
     status.interface.queues = 1;
+    status.interface.dropped_without_worker = 12;
     status.workers.truncate(1);
     status.workers[0].drops.clear();
     status.workers[0].kernel.rx_ring_full = 0;

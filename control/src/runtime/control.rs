@@ -41,6 +41,7 @@ use super::overlap::Overlap;
 use super::protocol::{Actions, Event, Protocol};
 use super::reload::{GatewayChange, Reload};
 use super::transport::{Received, Transport};
+use super::unserved::{Outgrown, Unserved};
 use super::workers::{Progress, WorkerThreads};
 use crate::cluster::auth::{self, Keyring, OpenError};
 use crate::cluster::config::Timing;
@@ -136,6 +137,8 @@ pub struct Control {
     pub link: LinkWatch,
     /// The XDP program, where the NIC's driver may forget it.
     pub forgetting: Option<Forgetting>,
+    /// What the XDP program drops for want of a worker, if there is one.
+    pub unserved: Option<Unserved>,
     /// The router, with `partition = "gateway"`.
     pub gateway: Option<Gateway>,
     /// The routes to the VIPs, in the anycast mode.
@@ -187,13 +190,16 @@ struct Turn {
     /// The configuration that is staged has no gateway.
     forgets_gateway: bool,
     leave_by_ns: Option<u64>,
+    /// The node leaves since there are too few workers.
+    outgrown: Option<Outgrown>,
 }
 
 impl Control {
     /// Runs until a letter says to stop and everything is handed over.
     ///
     /// # Errors
-    /// When the kernel does not let the thread wait, or the heartbeats' socket is gone.
+    /// When the kernel does not let the thread wait, or the heartbeats' socket is gone; after everything is handed
+    /// over, when there are too few workers for the NIC.
     pub fn run(mut self) -> Result<()> {
         let now = monotonic_ns();
         let mut turn = Turn {
@@ -216,6 +222,7 @@ impl Control {
             paths_ns: now,
             forgets_gateway: false,
             leave_by_ns: None,
+            outgrown: None,
         };
         self.step(&mut turn, now, Input::OwnMac(self.service.own_mac));
         self.watch_health(&mut turn, now);
@@ -232,6 +239,7 @@ impl Control {
             if let Some(forgetting) = &mut self.forgetting {
                 forgetting.turn(now)?;
             }
+            self.watch_queues(&mut turn, now);
             self.watch_gateway(&mut turn, now);
             self.watch_workers(&mut turn, now);
             self.watch_health(&mut turn, now);
@@ -252,7 +260,7 @@ impl Control {
             routes.stop();
         }
         self.forward_the_last(&mut turn);
-        Ok(())
+        turn.outgrown.map_or(Ok(()), |outgrown| Err(outgrown.into()))
     }
 
     /// Whether a packet comes to all nodes.
@@ -415,14 +423,15 @@ impl Control {
                     self.take_in(turn, monotonic_ns(), Event::Config(cluster, macs));
                     let _ = answer.send(());
                 }
-                Letter::Stop => {
-                    let now = monotonic_ns();
-                    turn.leave_by_ns
-                        .get_or_insert(now + LEAVE_DETECTIONS * self.timing.detection_ns());
-                    self.step(turn, now, Input::Drain(true));
-                }
+                Letter::Stop => self.leave(turn, monotonic_ns()),
             }
         }
+    }
+
+    /// Begins to hand everything over, and then to end.
+    fn leave(&mut self, turn: &mut Turn, now: u64) {
+        turn.leave_by_ns.get_or_insert(now + LEAVE_DETECTIONS * self.timing.detection_ns());
+        self.step(turn, now, Input::Drain(true));
     }
 
     /// Asks for the router that the configuration names that is about to be staged. Where that
@@ -475,6 +484,18 @@ impl Control {
         {
             turn.link_is_back = false;
             self.step(turn, now, Input::Link(true));
+        }
+    }
+
+    /// Packets by a queue without a worker are another node's to serve, until this one has started anew.
+    fn watch_queues(&mut self, turn: &mut Turn, now: u64) {
+        if turn.outgrown.is_none()
+            && let Some(unserved) = &mut self.unserved
+            && let Err(outgrown) = unserved.turn(now)
+        {
+            error!(%outgrown, "handing over, then ending");
+            turn.outgrown = Some(outgrown);
+            self.leave(turn, now);
         }
     }
 

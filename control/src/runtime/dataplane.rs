@@ -27,7 +27,7 @@ use vipdp_io::huge_pages;
 use vipdp_io::link::Link;
 use vipdp_io::neighbor::EgressTable;
 use vipdp_io::tap::{Tap, TapQueue};
-use vipdp_io::xdp::{self, AttachMode, Offload, OffloadFacts, Program, TunnelEnd};
+use vipdp_io::xdp::{AttachMode, Offload, OffloadFacts, Program, TunnelEnd};
 
 use super::clock::monotonic_ns;
 use super::egress::GATEWAYS_MAX;
@@ -104,7 +104,8 @@ impl DataPlane {
             program.set_tunnel_end(&end)?;
         }
         // Attaching can change their number.
-        let queues = xdp::rx_queues(interface)
+        let queues = program
+            .rx_queues()
             .with_context(|| format!("cannot count the receive queues of {interface}"))?;
         let by_nic = config.node.offload == Some(OffloadMode::Full);
         let taps = taps(config, queues)?;

@@ -68,12 +68,16 @@ pub struct Facts {
 pub struct Handler {
     facts: Facts,
     started_ns: u64,
+    /// What the XDP program dropped before there were workers.
+    dropped_before: u64,
 }
 
 impl Handler {
     /// A handler for the node that has just started.
     pub fn new(facts: Facts) -> Self {
-        Self { facts, started_ns: monotonic_ns() }
+        let dropped_before =
+            dropped(&facts.intake.lock().unwrap_or_else(PoisonError::into_inner).door);
+        Self { facts, started_ns: monotonic_ns(), dropped_before }
     }
 }
 
@@ -189,6 +193,7 @@ impl Handler {
             }
             .to_owned(),
             queues: *queues,
+            dropped_without_worker: dropped(&intake.door).saturating_sub(self.dropped_before),
             tap: config.node.tap.as_str().to_owned(),
             dpdk,
         }
@@ -218,6 +223,11 @@ impl Handler {
                 .collect(),
         }
     }
+}
+
+/// How many packets to the VIPs the XDP program has dropped for want of a socket.
+fn dropped(door: &Door) -> u64 {
+    door.program().and_then(|program| program.counters().ok()).map_or(0, |counted| counted.dropped)
 }
 
 /// What DPDK says of the NIC, if it has that.

@@ -29,6 +29,7 @@ mod reach;
 mod reload;
 mod routes_status;
 mod transport;
+mod unserved;
 pub mod workers;
 
 use std::net::IpAddr;
@@ -79,6 +80,7 @@ use offload::Offloading;
 use protocol::Protocol;
 use reach::Reach;
 use transport::{Route, Transport};
+use unserved::Unserved;
 
 /// How long the control thread may take to end after a signal, before the host is put back without
 /// it: longer than it takes to hand everything over, and to take leave of routers.
@@ -158,6 +160,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         egress: egress.map(|table| Ways::new(table, monotonic_ns())),
         link: watch,
         forgetting: Forgetting::watch(&link, &intake, monotonic_ns()),
+        unserved: Unserved::watch(&link, queues, &intake, monotonic_ns()),
         gateway,
         routes,
         paths,

@@ -228,6 +228,10 @@ impl Status {
             let filter = if dpdk.promiscuous { ", promiscuous" } else { "" };
             writeln!(f, "link {link}{filter}")?;
         }
+        if interface.dropped_without_worker > 0 {
+            let packets = plural(interface.dropped_without_worker, "packet");
+            writeln!(f, "{packets} to the VIPs dropped by queues without a worker")?;
+        }
         let (v4, v6) = (&interface.shared_mac_v4, &interface.shared_mac_v6);
         match (v4, v6) {
             (Some(v4), Some(v6)) if v4 == v6 => writeln!(f, "shared MAC {v4}")?,

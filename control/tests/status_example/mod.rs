@@ -124,6 +124,7 @@ pub fn status() -> Status {
             backend: "af_xdp".into(),
             xdp_mode: "native".into(),
             queues: 2,
+            dropped_without_worker: 0,
             tap: "vipdp0".into(),
             dpdk: None,
         },

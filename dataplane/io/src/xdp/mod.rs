@@ -13,7 +13,7 @@
 //!
 //! ```text
 //!  Program::attach      load, put the addresses in, link to the interface
-//!  rx_queues            only now: attaching may have changed their number
+//!  Program::rx_queues   only now: attaching may have changed their number
 //!  AfXdpPort::open      per queue
 //!  Program::bind        per queue: from here on the queue's frames arrive
 //!  drop                 after the host has the VIPs no more
@@ -259,6 +259,18 @@ impl Program {
     /// [`Native`](AttachMode::Native) or [`Generic`](AttachMode::Generic): where the program runs.
     pub fn attach_mode(&self) -> AttachMode {
         self.mode
+    }
+
+    /// By how many receive queues frames come to the program now. Drivers change the number when a program is attached
+    /// (virtio-net), people do (`ethtool -L`), and so does a NIC that is added to a bond.
+    ///
+    /// # Errors
+    /// When the interface is gone.
+    pub fn rx_queues(&self) -> io::Result<u32> {
+        match self.mode {
+            AttachMode::Generic => queues::rx_queues_in_use(&self.interface),
+            AttachMode::Native | AttachMode::Auto => rx_queues(&self.interface),
+        }
     }
 
     /// Sends VIP frames of receive queue `queue` to `port`, which must be open on that queue of

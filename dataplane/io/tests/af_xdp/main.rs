@@ -22,6 +22,7 @@
 mod contract;
 mod frames;
 mod lab;
+mod queues;
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{Ipv4Addr, UdpSocket};
