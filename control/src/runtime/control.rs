@@ -41,7 +41,7 @@ use super::overlap::Overlap;
 use super::protocol::{Actions, Event, Protocol};
 use super::reload::{GatewayChange, Reload};
 use super::transport::{Received, Transport};
-use super::unserved::{Outgrown, Unserved};
+use super::unserved::Unserved;
 use super::workers::{Progress, WorkerThreads};
 use crate::cluster::auth::{self, Keyring, OpenError};
 use crate::cluster::config::Timing;
@@ -190,8 +190,8 @@ struct Turn {
     /// The configuration that is staged has no gateway.
     forgets_gateway: bool,
     leave_by_ns: Option<u64>,
-    /// The node leaves since there are too few workers.
-    outgrown: Option<Outgrown>,
+    /// Why the node leaves unasked.
+    failure: Option<anyhow::Error>,
 }
 
 impl Control {
@@ -199,7 +199,7 @@ impl Control {
     ///
     /// # Errors
     /// When the kernel does not let the thread wait, or the heartbeats' socket is gone; after everything is handed
-    /// over, when there are too few workers for the NIC.
+    /// over, when there are too few workers for the NIC, or DPDK has lost it.
     pub fn run(mut self) -> Result<()> {
         let now = monotonic_ns();
         let mut turn = Turn {
@@ -222,7 +222,7 @@ impl Control {
             paths_ns: now,
             forgets_gateway: false,
             leave_by_ns: None,
-            outgrown: None,
+            failure: None,
         };
         self.step(&mut turn, now, Input::OwnMac(self.service.own_mac));
         self.watch_health(&mut turn, now);
@@ -260,7 +260,7 @@ impl Control {
             routes.stop();
         }
         self.forward_the_last(&mut turn);
-        turn.outgrown.map_or(Ok(()), |outgrown| Err(outgrown.into()))
+        turn.failure.map_or(Ok(()), Err)
     }
 
     /// Whether a packet comes to all nodes.
@@ -424,6 +424,17 @@ impl Control {
                     let _ = answer.send(());
                 }
                 Letter::Stop => self.leave(turn, monotonic_ns()),
+                #[cfg(feature = "dpdk")]
+                Letter::Lost(loss) => {
+                    let now = monotonic_ns();
+                    error!("{loss}: handing over, then ending");
+                    turn.failure = Some(anyhow::anyhow!("{loss}"));
+                    if loss == vipdp_io::dpdk::Loss::Gone {
+                        // Nobody hears it any more.
+                        turn.leave_by_ns = Some(now);
+                    }
+                    self.leave(turn, now);
+                }
             }
         }
     }
@@ -489,12 +500,12 @@ impl Control {
 
     /// Packets by a queue without a worker are another node's to serve, until this one has started anew.
     fn watch_queues(&mut self, turn: &mut Turn, now: u64) {
-        if turn.outgrown.is_none()
+        if turn.failure.is_none()
             && let Some(unserved) = &mut self.unserved
             && let Err(outgrown) = unserved.turn(now)
         {
             error!(%outgrown, "handing over, then ending");
-            turn.outgrown = Some(outgrown);
+            turn.failure = Some(outgrown.into());
             self.leave(turn, now);
         }
     }

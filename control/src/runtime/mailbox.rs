@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+#[cfg(feature = "dpdk")]
+use vipdp_io::dpdk::Loss;
 
 use super::control::ControlView;
 use super::reload::Reload;
@@ -28,6 +30,9 @@ pub enum Letter {
     Reload(Box<Reload>, SyncSender<()>),
     /// Hand everything over, then end.
     Stop,
+    /// The NIC that DPDK has is lost: hand over what can be, then end.
+    #[cfg(feature = "dpdk")]
+    Lost(Loss),
 }
 
 /// The control thread stands still, or has ended.
@@ -92,6 +97,15 @@ impl Mailbox {
     /// [`NoAnswer`], if it has ended already.
     pub fn stop(&self) -> Result<(), NoAnswer> {
         self.post(Letter::Stop)
+    }
+
+    /// Has the control thread hand over what can be, and end: the NIC is lost.
+    ///
+    /// # Errors
+    /// [`NoAnswer`], if it has ended already.
+    #[cfg(feature = "dpdk")]
+    pub fn lose(&self, loss: Loss) -> Result<(), NoAnswer> {
+        self.post(Letter::Lost(loss))
     }
 
     /// Wakes the control thread: something that it looks at in each turn has changed.

@@ -129,8 +129,10 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         });
     let workers = Arc::new(workers);
     let door = intake.door.describe();
-    let intake = Arc::new(Mutex::new(intake));
     let (mailbox, letters) = mailbox::mailbox().context("no descriptor for the control thread")?;
+    #[cfg(feature = "dpdk")]
+    intake.door.watch_loss(&mailbox);
+    let intake = Arc::new(Mutex::new(intake));
     let timing = cluster.timing();
     let (protocol, transport) = protocol(config, &cluster)?;
     let gateway = gateway(config, &timing).context("cannot ask the router")?;

@@ -17,6 +17,8 @@ use vipdp_io::link::Link;
 use vipdp_io::membership::{Membership, MembershipError};
 use vipdp_io::xdp::{NextHops, Program, XdpError};
 
+#[cfg(feature = "dpdk")]
+use super::mailbox::Mailbox;
 use crate::config::{
     AnycastConfig, Config, IngressMode, MemberConfig, SharedMacConfig, TieredConfig,
 };
@@ -204,6 +206,19 @@ impl Door {
             Self::Xdp(program) => format!("AF_XDP, program {:?}", program.attach_mode()),
             #[cfg(feature = "dpdk")]
             Self::Dpdk(nic) => format!("DPDK, driver {}", nic.driver()),
+        }
+    }
+
+    /// Has `mailbox` told when the NIC is lost, where nothing else tells it: of one that the kernel has, its news of links
+    /// do.
+    #[cfg(feature = "dpdk")]
+    pub fn watch_loss(&self, mailbox: &Mailbox) {
+        if let Self::Dpdk(nic) = self {
+            let mailbox = mailbox.clone();
+            nic.watch_loss(move |loss| {
+                // A control thread that has ended already need not be told.
+                let _ = mailbox.lose(loss);
+            });
         }
     }
 
