@@ -52,6 +52,11 @@ impl LinkWatch {
         Ok(Self { socket, name: link.name.clone(), index: link.index, last: LinkNow::Up })
     }
 
+    /// Whether it could carry frames at the last look.
+    pub fn is_up(&self) -> bool {
+        self.last == LinkNow::Up
+    }
+
     /// Looks at the interface, and says what has become of it if that is another thing than the last time.
     pub fn look(&mut self) -> Option<LinkNow> {
         let now = match Link::read(&self.name) {
