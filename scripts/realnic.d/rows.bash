@@ -20,7 +20,7 @@
 # shellcheck disable=SC2034
 
 ROWS=(virtio-net vmxnet3 e1000e igb igb-linux7 virtio-net-zero-copy dpdk-e1000e dpdk-virtio-net dpdk-igb)
-FAULTS=(ports netem vlan pktgen unplug-virtio-net unplug-e1000e bond-active-backup bond-lacp)
+FAULTS=(ports netem vlan pktgen unplug-virtio-net unplug-e1000e unplug-dpdk-virtio-net unplug-dpdk-e1000e bond-active-backup bond-lacp)
 
 row_virtio-net() {
     TIER=first TITLE="virtio-net" SUITE=bookworm DRIVER=(virtio_net)
@@ -151,4 +151,17 @@ row_dpdk-virtio-net() {
 row_dpdk-igb() {
     dpdk net_e1000_igb vfio-pci igb
     TITLE="DPDK on igb" DEVICE=igb IOMMU=yes EMULATOR=bookworm-backports
+}
+
+row_unplug-dpdk-virtio-net() {
+    dpdk net_virtio uio_pci_generic virtio-pci
+    TIER=faults TITLE="DPDK on virtio-net is unplugged" PROGRAM=unplug_dpdk.bash
+    DRIVER=(virtio_net uio_pci_generic) DEVICE=virtio-net-pci
+    JOB[QUEUES]="1 1" JOB[HUGEPAGES]="true true" JOB[LOSS]="the NIC is gone"
+}
+
+row_unplug-dpdk-e1000e() {
+    dpdk net_e1000_em vfio-pci e1000e
+    TIER=faults TITLE="DPDK on e1000e is unplugged" PROGRAM=unplug_dpdk.bash DEVICE=e1000e IOMMU=yes
+    JOB[QUEUES]="1 1" JOB[LOSS]="the NIC is to go"
 }

@@ -4,15 +4,8 @@
 #
 # The node whose NIC it is must not crash and must not go on claiming; the other one serves all.
 
-# endless_load: the client asks both VIPs for as long as the guest runs.
-endless_load() {
-    on client "$LOAD" --server "$VIP4" --server "$VIP6" --sources "$SOURCES4" --sources "$SOURCES6" \
-        --duration 200 --rate 100 --timeout-ms 1000 --linger-ms 100 --json >"$STATE/load.json" 2>&1 &
-    LOADING=$!
-}
-
-# is_well NODE: its vipdp runs, and has not been started anew since.
-is_well() { is_running "$STATE/$1/vipdp.pid" || fail "vipdp on $1 is over: $(tail -n 3 "$STATE/$1/vipdp.log" | tr '\n' ' ')"; }
+# shellcheck source=scripts/realnic.d/guest/load.bash
+source "$GUEST/load.bash"
 
 # resets WHAT COMMAND...: the NIC of n2 starts again; both nodes live, share, and every query is answered once.
 resets() {
