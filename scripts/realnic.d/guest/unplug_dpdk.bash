@@ -46,6 +46,8 @@ back() {
     answered_once "n1 n2"
 }
 
+# shellcheck disable=SC2034 # for cluster_files
+QUEUES=1 EGRESS=$JOB_EGRESS
 open_qmp
 segment_up
 services_up
