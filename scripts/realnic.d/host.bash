@@ -12,11 +12,19 @@
 # The modules that the initramfs needs to reach the host's root. All others the guest finds there.
 BOOT_MODULES=(virtio_pci 9p 9pnet_virtio overlay)
 
-# On a busy machine a guest's kernel may measure its time-stamp counter wrongly, by several times. Of Intel's it takes the
-# counter for a clock, the cheapest one there is, and goes over to QEMU's timer when it sees that the two disagree.
+# A guest's kernel of Intel's cores takes their time-stamp counter for a clock, the cheapest one there is.
 CPU=max,vendor=GenuineIntel
 KERNEL_ARGUMENTS=(console=ttyS0 quiet loglevel=4 panic=-1 panic_on_oops=1 no_timer_check
     rcupdate.rcu_expedited=1 mitigations=off net.ifnames=0)
+
+# set_clock: tells kernels how fast the time-stamp counter counts, which is this machine's. On a busy machine they may
+# measure it wrongly, by several times, or find that it is no clock, and then each look at another one has QEMU emulate a device.
+set_clock() {
+    local program=$OUT/bin/timestamp
+    grep -qw constant_tsc /proc/cpuinfo || return 0
+    cc -O2 -o "$program" "$SCRIPTS/realnic.d/timestamp.c" || fail "no program that measures the time-stamp counter"
+    KERNEL_ARGUMENTS+=("tsc_early_khz=$("$program")" tsc=reliable)
+}
 
 # initramfs KERNEL-DIRECTORY VERSION FILE MAIN: writes an initramfs that goes on with the program MAIN of the host's.
 initramfs() {
