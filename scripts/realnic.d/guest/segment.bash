@@ -27,8 +27,16 @@ on() {
 # device: where the addresses are.
 device() { say "eth0${TAG:+.$TAG}"; }
 
-# interface_of MAC: prints the name of the NIC that has it, which is in no namespace yet.
-interface_of() { ip -j link | jq -er --arg mac "$1" '.[] | select(.address == $mac and .link == null) | .ifname'; }
+# interface_of MAC: prints the name of the NIC that has it, which is in no namespace yet. Interfaces of VLANs and bonds have
+# their NIC's address, but no device.
+interface_of() {
+    local path
+    for path in /sys/class/net/*/device; do
+        path=${path%/device}
+        [[ $(<"$path/address") != "$1" ]] || { say "${path##*/}" && return; }
+    done
+    return 1
+}
 
 # segment_up: the namespaces with their NICs, up and with carrier.
 segment_up() {
