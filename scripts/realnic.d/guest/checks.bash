@@ -173,10 +173,11 @@ link_up() {
 # claims: how often the nodes have claimed or released buckets so far.
 claims() { cat "$STATE"/n?/vipdp.log | grep -cE 'claimed|released'; }
 
-# host_state NODE: all that vipdp may change on its host, for comparison.
+# host_state NODE: all that vipdp may change on its host, for comparison. Whether there is a carrier LOWER_UP tells at once;
+# what else tells it the kernel makes of that up to a second later.
 host_state() {
     local node=$1 family
-    ip -n "$PREFIX-$node" -d -j link | jq -S 'map(del(.stats64, .ifindex, .link_index, .operstate) | .flags |= sort)'
+    ip -n "$PREFIX-$node" -d -j link | jq -S 'map(del(.stats64, .ifindex, .link_index, .operstate) | .flags |= (. - ["NO-CARRIER"] | sort))'
     ip -n "$PREFIX-$node" -j address | jq -S 'map({ifname, addr: [.addr_info[]? | {local, prefixlen, scope}] | sort})'
     for family in -4 -6; do
         ip -n "$PREFIX-$node" "$family" rule
