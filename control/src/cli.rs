@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::admin::{self, Request, Response};
 use crate::config::{Config, HASH_KEY_LEN, HEARTBEAT_KEY_LEN, HeartbeatKey, key_file};
 use crate::plan::PlanArgs;
-use crate::runtime::random;
+use crate::runtime::{notes, random};
 use crate::status::Status;
 
 /// Where the node's file is unless the command line says otherwise.
@@ -87,8 +87,8 @@ impl NodeArgs {
     }
 }
 
-/// `vipdp check`: writes one line about a configuration that is right, and one for each thing in it
-/// that may not be what is wanted.
+/// `vipdp check`: writes one line about a configuration that is right, and one for each thing in it,
+/// and of this host beside it, that may not be what is wanted.
 ///
 /// # Errors
 /// If it is wrong, with one line for everything that is.
@@ -105,7 +105,8 @@ pub fn check(config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
         cluster.generation,
         config.cluster_hash
     )?;
-    for note in config.notes() {
+    let here = notes::obstacles(&config).into_iter().chain(notes::notes(&config));
+    for note in config.notes().into_iter().chain(here) {
         writeln!(out, "note: {note}")?;
     }
     Ok(())

@@ -550,3 +550,22 @@ fn check_says_which_node_of_which_cluster_it_is() {
     assert!(said.starts_with("right: node n1 (slot 0) of 2 in cluster 53"), "{said}");
     assert!(said.lines().nth(1).is_some_and(|line| line.starts_with("note: ")), "{said}");
 }
+
+#[test]
+fn check_says_what_this_host_makes_of_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    for file in ["node.toml", "cluster.toml", "cluster.key"] {
+        fs::copy(fixtures().join("base").join(file), scratch.path().join(file)).unwrap();
+    }
+    let (node, key) = (scratch.path().join("node.toml"), scratch.path().join("cluster.key"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let text = fs::read_to_string(&node).unwrap().replace("eth0", "lo");
+    fs::write(&node, text + "flows_file = \"/proc/lo.flows\"\n").unwrap();
+    let mut out = Vec::new();
+    cli::check(&node, &mut out).unwrap();
+    let said = String::from_utf8(out).unwrap();
+    for note in ["interface lo: it is not an Ethernet interface", "/proc/lo.flows"] {
+        let is_noted = |line: &str| line.starts_with("note: ") && line.contains(note);
+        assert!(said.lines().any(is_noted), "{note} is not noted: {said}");
+    }
+}

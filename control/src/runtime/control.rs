@@ -25,6 +25,8 @@ use vipdp_core::slot::{SLOTS, Slot};
 use vipdp_core::snapshot::{Holdings, Ingress, Publisher, Service, Snapshot};
 use vipdp_core::tiered::PreviousOwners;
 use vipdp_core::worker::HeardClaim;
+#[cfg(feature = "dpdk")]
+use vipdp_io::dpdk::Loss;
 use vipdp_io::flow_file::FlowFile;
 use vipdp_io::link::{LinkNow, LinkWatch};
 use vipdp_io::peer_path::PeerPaths;
@@ -427,11 +429,14 @@ impl Control {
                 #[cfg(feature = "dpdk")]
                 Letter::Lost(loss) => {
                     let now = monotonic_ns();
-                    error!("{loss}: handing over, then ending");
                     turn.failure = Some(anyhow::anyhow!("{loss}"));
-                    if loss == vipdp_io::dpdk::Loss::Gone {
-                        // Nobody hears it any more.
-                        turn.leave_by_ns = Some(now);
+                    match loss {
+                        Loss::Wanted => error!("{loss}: handing over, then ending"),
+                        Loss::Gone => {
+                            error!("{loss}: ending");
+                            // Nobody hears it any more.
+                            turn.leave_by_ns = Some(now);
+                        }
                     }
                     self.leave(turn, now);
                 }
@@ -500,7 +505,9 @@ impl Control {
 
     /// Packets by a queue without a worker are another node's to serve, until this one has started anew.
     fn watch_queues(&mut self, turn: &mut Turn, now: u64) {
+        // A bond without a NIC has no link, and nothing tells then how many queues it will get frames by.
         if turn.failure.is_none()
+            && self.link.is_up()
             && let Some(unserved) = &mut self.unserved
             && let Err(outgrown) = unserved.turn(now)
         {

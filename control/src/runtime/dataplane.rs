@@ -87,14 +87,6 @@ impl DataPlane {
         let link = Link::read(interface)?;
         super::check_own_mac(config, interface, link.mac)?;
         link.require_running()?;
-        if link.is_vlan() {
-            warn!(
-                interface,
-                "the interface of a VLAN: the XDP program runs in the stack, and packets from hosts on the same machine, \
-                 whose checksums are not made, are lost; give the NIC as interface, this one as heartbeat_interface, \
-                 and `vlan` in cluster.toml"
-            );
-        }
         let vips = &config.cluster.vips;
         let reach = Reach::new(config)?;
 
@@ -251,23 +243,7 @@ fn attach_mode(config: &Config, link: &Link) -> AttachMode {
     match config.node.xdp {
         XdpMode::Auto if link.is_bond() || passes && is_virtual => AttachMode::Generic,
         XdpMode::Auto => AttachMode::Auto,
-        XdpMode::Native => {
-            if link.is_bond() {
-                warn!(
-                    interface = link.name.as_str(),
-                    "a bond with xdp = \"native\": the kernel may drop all packets to the VIPs; give \
-                     xdp = \"auto\""
-                );
-            }
-            if passes && is_virtual {
-                warn!(
-                    interface = link.name.as_str(),
-                    "a virtual NIC with xdp = \"native\" and offload = \"full\": the host may not take \
-                     packets that were sent from a socket of this machine; give xdp = \"auto\""
-                );
-            }
-            AttachMode::Native
-        }
+        XdpMode::Native => AttachMode::Native,
         XdpMode::Generic => AttachMode::Generic,
     }
 }
@@ -321,9 +297,6 @@ fn flow_table(
             let flows = table.census(Seconds::of_ns(now)).flows();
             info!(%path, flows, "the flows before go on");
         }
-    }
-    if !file.in_memory {
-        warn!(%path, "not on a file system in memory: workers will wait for the disk now and then");
     }
     tell_of_huge_pages(&table, file.gather());
     // The workers may write to the table until the last of them has ended, and so the file stays

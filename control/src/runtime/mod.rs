@@ -20,6 +20,7 @@ mod gateway;
 mod handler;
 mod load;
 mod mailbox;
+pub(crate) mod notes;
 mod offload;
 mod overlap;
 mod patience;
@@ -100,7 +101,7 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
     let signals = SignalFd::with_flags(&signals, flags).context("no descriptor for signals")?;
 
-    for note in config.notes() {
+    for note in config.notes().into_iter().chain(notes::notes(config)) {
         warn!("{note}");
     }
     let cluster = Arc::new(cluster_config(config)?);

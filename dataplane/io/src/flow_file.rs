@@ -37,7 +37,7 @@ use std::{fmt, slice};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous};
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use vipdp_core::flow::{FlowTable, Form, Line};
 use vipdp_core::hash::ClientHash;
 
@@ -164,14 +164,22 @@ pub enum Found {
 pub struct FlowFile {
     /// What was in the file.
     pub found: Found,
-    /// Whether the file system is one in memory. On any other, workers wait now and then for the
-    /// kernel to write a page back.
-    pub in_memory: bool,
     lines: &'static [Line],
     /// When a process had it last: the word of the header that changes.
     alive_ns: &'static AtomicU64,
     secret: [u64; 2],
     _lock: Flock<File>,
+}
+
+/// Whether a file at `path` is, or would be, on a file system in memory. On any other, workers wait now and then for
+/// the kernel to write a page back.
+///
+/// # Errors
+/// When nothing of the path is there, or the kernel does not tell.
+pub fn is_in_memory(path: &Path) -> io::Result<bool> {
+    let there = path.ancestors().find(|ancestor| ancestor.exists());
+    let there = there.ok_or(io::ErrorKind::NotFound)?;
+    Ok(statfs(there)?.filesystem_type() == TMPFS_MAGIC)
 }
 
 impl FlowFile {
@@ -231,14 +239,7 @@ impl FlowFile {
         let (lines, alive_ns) =
             map(&lock, lines).map_err(|source| failed("cannot be mapped", source))?;
         alive_ns.store(now_ns, Ordering::Relaxed);
-        Ok(Self {
-            found: found.into(),
-            in_memory: fstatfs(&*lock).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC),
-            lines,
-            alive_ns,
-            secret,
-            _lock: lock,
-        })
+        Ok(Self { found: found.into(), lines, alive_ns, secret, _lock: lock })
     }
 
     /// Tells the next process that this one had the flows at `now_ns`. To be called every second or

@@ -242,12 +242,24 @@ fn memory_that_is_not_there_is_an_error_and_no_fault_later() {
         let refused = FlowFile::open(path, 16_384, &client_hash(), SECRET, NOW).unwrap_err();
         assert_eq!(fs::metadata(path).unwrap().blocks(), 0, "it holds on to memory");
         let file = FlowFile::open(path, 4096, &client_hash(), SECRET, NOW).unwrap();
-        assert_eq!((file.found, file.in_memory), (Found::Nothing, true));
+        assert_eq!(file.found, Found::Nothing);
         refused
     });
     let message = refused.to_string();
     assert!(matches!(refused, FlowFileError::Io { what: "cannot be allocated", .. }), "{message}");
     assert!(message.contains("takes 135168 bytes"), "{message}");
+}
+
+#[test]
+fn a_file_system_in_memory_is_known_before_there_is_a_file() {
+    on_tmpfs("64k", |path| {
+        assert!(is_in_memory(path).unwrap());
+        assert!(is_in_memory(&path.with_file_name("none").join("nic0.flows")).unwrap());
+        fs::write(path, "").unwrap();
+        assert!(is_in_memory(path).unwrap());
+    });
+    assert!(!is_in_memory(Path::new("/proc/none/nic0.flows")).unwrap());
+    is_in_memory(Path::new("none/nic0.flows")).unwrap_err();
 }
 
 #[test]

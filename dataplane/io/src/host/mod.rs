@@ -426,9 +426,6 @@ impl HostGuard {
         if plan.by_nic {
             self.loosen_reverse_path(nic)?;
         }
-        if plan.polling != Polling::Never {
-            self.warn_of_threads(nic);
-        }
         match plan.polling {
             Polling::Never => {}
             Polling::UnderLoad => self.put_off_under_load(nic)?,
@@ -439,20 +436,6 @@ impl HostGuard {
             }
         }
         Ok(())
-    }
-
-    /// A thread of the kernel's and a worker that both run the receive side take turns at it, and it can come to rest
-    /// between them.
-    fn warn_of_threads(&self, nic: &str) {
-        let threaded = Setting::new(Area::Device, nic, "threaded");
-        // Kernels before 5.12 have no such thread.
-        if threaded.read().is_ok_and(|value| value != "0") {
-            tracing::warn!(
-                %threaded,
-                "the kernel receives by a thread of its own, beside workers that poll: packets may wait for \
-                 either; set it to 0"
-            );
-        }
     }
 
     /// Keeps book of what will change under load, before anything does, and starts the thread that changes it.

@@ -221,6 +221,13 @@ impl Link {
         Some(target.file_name()?.to_string_lossy().into_owned())
     }
 
+    /// Whether the kernel receives by threads of its own (`threaded` in sysfs, from Linux 5.12 on). Such a thread and a
+    /// worker that both run the receive side take turns at it, and it can come to rest between them.
+    pub fn has_threads(&self) -> bool {
+        let path = Path::new("/sys/class/net").join(&self.name).join("threaded");
+        fs::read_to_string(path).is_ok_and(|value| value.trim_end() != "0")
+    }
+
     /// Whether it is the interface of a VLAN, above another one.
     pub fn is_vlan(&self) -> bool {
         Path::new("/proc/net/vlan").join(&self.name).is_file()

@@ -595,6 +595,11 @@ fn facts_of_a_link_and_what_is_wrong_with_it() {
         assert!(OWN.map(ip).iter().all(|&own| nic.has(own)), "{:?}", nic.addresses);
         assert_eq!((nic.rx_queues().unwrap(), nic.driver()), (1, None));
         nic.require_running().unwrap();
+        assert!(!nic.has_threads());
+        // A veth has something to receive by only with this.
+        run("ethtool -K nic0 gro on");
+        std::fs::write("/sys/class/net/nic0/threaded", "1").unwrap();
+        assert!(nic.has_threads());
 
         let error = Link::read("nic9").unwrap_err().to_string();
         assert_eq!(error, "interface nic9: there is none of that name; this host has lo, nic0");
