@@ -55,7 +55,8 @@ filters() {
     [[ $found == "$1" ]] || fail "promiscuous: $found, not $1"
     on client ip neigh replace 192.0.2.99 lladdr 02:00:00:00:00:99 dev "$(device)"
     before=$(received_by n1)
-    on client ping -q -f -c 500 -w 20 192.0.2.99 >/dev/null || true
+    on client ping -q -c 500 -i 0.002 -W 1 192.0.2.99 >"$STATE/strange" || true
+    grep -q '^500 packets transmitted' "$STATE/strange" || fail "the client did not send 500: $(tail -n 2 "$STATE/strange")"
     received=$(($(received_by n1) - before))
     on client ip neigh del 192.0.2.99 dev "$(device)"
     [[ $( ((received >= 500)) && echo true || echo false) == "$1" ]] || fail "$received frames of 500 to a strange MAC address, promiscuous: $1"
