@@ -8,11 +8,13 @@
 
 declare -A PORTS=([n1a]=52:54:00:00:00:11 [n1b]=52:54:00:00:00:12 [swa]=52:54:00:00:00:21 [swb]=52:54:00:00:00:22)
 
-# take NAME NAMESPACE: moves a NIC there under that name.
+# take NAME NAMESPACE: moves a NIC there under that name. Virtual NICs do not say how fast they are nor that they are full
+# duplex, without which bonding speaks no LACP and has each port alone.
 take() {
     local interface
     interface=$(interface_of "${PORTS[$1]}")
     ip link set "$interface" netns "$PREFIX-$2" name "$1"
+    on "$2" ethtool -s "$1" speed 1000 duplex full
 }
 
 # bond NAMESPACE NAME MODE NIC NIC
@@ -62,6 +64,16 @@ bonded_segment() {
         address "$host"
     done
     wait_for 30 on client ping -q -c 1 -W 1 192.0.2.11 >/dev/null || fail "the client does not reach n1 by the bond"
+    [[ $1 != 802.3ad ]] || wait_for 20 has_ports 2 || fail "the bonds have not agreed by LACP"
+}
+
+# has_ports N: both bonds know each other by LACP, and send by so many ports.
+has_ports() {
+    local bond state
+    for bond in n1/eth0/${PORTS[swa]} sw/trunk/${PORTS[n1a]}; do
+        state=$(on "${bond%%/*}" cat "/proc/net/bonding/$(cut -d / -f 2 <<<"$bond")")
+        [[ $state == *"Number of ports: $1"* && $state == *"Partner Mac Address: ${bond##*/}"* ]] || return 1
+    done
 }
 
 # loses_port: one of the two cables is pulled; the bond goes on, and so does the cluster.
@@ -75,7 +87,30 @@ loses_port() {
     cable nic3 on
 }
 
-modprobe bonding
+# dead_end: one of the two cables eats all frames, LACP's too, but both of its ends keep their carrier. The bonds find
+# out by LACP's silence, some seconds at its fast rate, and leave it out.
+dead_end() {
+    local before
+    before=$(claims)
+    deaf add
+    wait_for 20 has_ports 1 || fail "the bonds keep a port that hears no LACP"
+    [[ $(on n1 cat /sys/class/net/n1b/carrier) == 1 ]] || fail "n1b lost its carrier"
+    await_shared
+    answered_once "n1 n2" >/dev/null
+    deaf delete
+    wait_for 40 has_ports 2 || fail "the bonds do not take the port again"
+    await_shared
+    answered_once "n1 n2"
+    say "buckets changed hands $(($(claims) - before)) times meanwhile"
+}
+
+# deaf add|delete: what both ends of the second cable send is lost, or not any more.
+deaf() {
+    tc -n "$PREFIX-n1" qdisc "$1" dev n1b root netem loss 100%
+    tc -n "$PREFIX-sw" qdisc "$1" dev swb root netem loss 100%
+}
+
+modprobe -a bonding sch_netem
 open_qmp
 check bond "$JOB_BOND" bonded_segment "$JOB_BOND"
 services_up
@@ -85,5 +120,6 @@ say "n1: $(status_of n1 '.interface | "\(.driver) \(.xdp_mode), \(.queues) queue
 check bond "each query once" answered_once "n1 n2"
 check bond "a cable pulled" loses_port
 check bond "each query once, with both cables" answered_once "n1 n2"
+[[ $JOB_BOND != 802.3ad ]] || check bond "a dead end with carrier" dead_end
 check bond "n2 is killed" fails_over kill_node n2
 check bond "SIGTERM" cluster_down
