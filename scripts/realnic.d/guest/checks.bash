@@ -81,13 +81,10 @@ load() {
 
 # answered_once NODES: every query is answered once, by these nodes ("n1 n2") and no other.
 answered_once() {
-    local account
-    account=$(load 200)
-    jq -e --arg nodes "$1" '
-        .totals.sent == 200 and .totals.answered == 200 and .totals.duplicates == 0
-        and (.nodes | keys | join(" ")) == $nodes' <<<"$account" >/dev/null ||
-        fail "not each answered once: $(jq -c '[.totals, .nodes]' <<<"$account")"
-    jq -r '"\(.totals.answered) of \(.totals.sent), " + ([.nodes | to_entries[] | "\(.key) \(.value.answers)"] | join(", "))' <<<"$account"
+    load 200 | jq -er --arg nodes "$1" '
+        if .totals.sent == 200 and .totals.answered == 200 and .totals.duplicates == 0 and (.nodes | keys | join(" ")) == $nodes
+        then "\(.totals.answered) of \(.totals.sent), " + ([.nodes | to_entries[] | "\(.key) \(.value.answers)"] | join(", "))
+        else "not each answered once: \([.totals, .nodes] | tojson)\n" | halt_error end'
 }
 
 # answers_long: an answer of 3,000 bytes by TCP, and, cut into fragments, by UDP.

@@ -30,7 +30,9 @@ check() {
     (set -e && "$@") >"$STATE/printed" 2>&1
     status=$?
     set -e
-    printed=$(tail -n 1 "$STATE/printed" | tr '\t' ' ')
+    printed=$(<"$STATE/printed")
+    printed=${printed##*$'\n'}
+    printed=${printed//$'\t'/ }
     record "$column" "$( ((status)) && echo fail || echo pass)" "$what" "$printed" $((SECONDS - started))
     if ((status)); then
         { echo "--- $column, $what" && cat "$STATE/printed"; } >>"$OUT/failures.log"
