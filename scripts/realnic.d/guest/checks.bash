@@ -81,8 +81,8 @@ load() {
 
 # answered_once NODES: every query is answered once, by these nodes ("n1 n2") and no other.
 answered_once() {
-    load 200 | jq -er --arg nodes "$1" '
-        if .totals.sent == 200 and .totals.answered == 200 and .totals.duplicates == 0 and (.nodes | keys | join(" ")) == $nodes
+    load 200 | jq -nr --arg nodes "$1" '
+        input | if .totals.sent == 200 and .totals.answered == 200 and .totals.duplicates == 0 and (.nodes | keys | join(" ")) == $nodes
         then "\(.totals.answered) of \(.totals.sent), " + ([.nodes | to_entries[] | "\(.key) \(.value.answers)"] | join(", "))
         else "not each answered once: \([.totals, .nodes] | tojson)\n" | halt_error end'
 }
