@@ -189,8 +189,13 @@ host_state() {
 
 remember_host() { host_state n1 >"$STATE/n1/before"; }
 
-# restored: after SIGTERM the hosts are as they were, and the VIPs are gone.
+# restored: after SIGTERM the hosts are as they were, and the VIPs are gone. What the nodes have counted until then is left
+# for the host.
 restored() {
+    local node
+    for node in n1 n2; do
+        status_json "$node" >"$OUT/$node${TAG:+-vlan}.json"
+    done
     cluster_down
     host_state n1 >"$STATE/n1/after"
     diff "$STATE/n1/before" "$STATE/n1/after" >"$STATE/n1/difference" ||
