@@ -92,15 +92,7 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 /// # Errors
 /// When it cannot start, or a part of it fails. The host is as it was before in either case.
 pub fn run(path: &Path, config: &Config) -> Result<()> {
-    // Before any thread starts, so that all inherit the mask and only the descriptor tells.
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGHUP);
-    signals.thread_block().context("cannot block signals")?;
-    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-    let signals = SignalFd::with_flags(&signals, flags).context("no descriptor for signals")?;
-
+    let signals = take_signals()?;
     for note in config.notes().into_iter().chain(notes::notes(config)) {
         warn!("{note}");
     }
@@ -141,17 +133,8 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
         .context("cannot claim addresses")?;
     let paths = peer_paths(config)?;
     let watch = LinkWatch::open(&link)?;
-    let routes = match &config.node.announce {
-        Some(announce) => {
-            Some(Routes::start(config, announce).context("cannot announce routes to the VIPs")?)
-        }
-        None => None,
-    };
-    let bell = mailbox.clone();
-    let checks =
-        Monitor::start(&config.node.checks, config.node.check_damping, move || bell.wake())
-            .context("cannot check the service")?;
-    let checks = Arc::new(checks);
+    let routes = routes(config)?;
+    let checks = Arc::new(monitor(config, mailbox.clone())?);
     let control = Control {
         protocol,
         keyring,
@@ -188,16 +171,8 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
     }));
     let admin =
         AdminServer::start(&config.node.admin, Limits::default(), Arc::clone(&handler) as _)?;
-    let ended = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)
-        .context("no descriptor for the control thread")?;
-    let ended = Arc::new(ended);
-    let thread = spawn_control(control, Arc::clone(&ended), realtime)?;
-    info!(
-        interface = config.node.interface.as_str(),
-        queues,
-        %door,
-        "running"
-    );
+    let (thread, ended) = spawn_control(control, realtime)?;
+    info!(interface = config.node.interface.as_str(), queues, %door, "running");
 
     let withdraw = config.node.announce.as_ref().map_or(Duration::ZERO, |it| it.withdraw);
     let stop_max = STOP_MAX + withdraw * 2;
@@ -215,6 +190,31 @@ pub fn run(path: &Path, config: &Config) -> Result<()> {
     drop(intake);
     info!("ended");
     outcome.and(restored.map(drop))
+}
+
+/// The signals that the node heeds, as a descriptor tells them. To be asked for before any thread starts, so that all
+/// inherit the mask, and nothing else tells.
+fn take_signals() -> Result<SignalFd> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGHUP);
+    signals.thread_block().context("cannot block signals")?;
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    SignalFd::with_flags(&signals, flags).context("no descriptor for signals")
+}
+
+/// The routes to the VIPs, in the anycast mode.
+fn routes(config: &Config) -> Result<Option<Routes>> {
+    let start = |announce| Routes::start(config, announce);
+    let routes = config.node.announce.as_ref().map(start).transpose();
+    routes.context("cannot announce routes to the VIPs")
+}
+
+/// The checks of the service, which ring `bell` when what they find has changed.
+fn monitor(config: &Config, bell: Mailbox) -> Result<Monitor> {
+    Monitor::start(&config.node.checks, config.node.check_damping, move || bell.wake())
+        .context("cannot check the service")
 }
 
 /// Waits for a signal to end, then for the control thread to do so.
@@ -283,21 +283,26 @@ fn check_realtime() -> Result<()> {
         .context("heartbeats this fast need real-time scheduling; or take profile = \"default\"")
 }
 
+/// The control thread, and what rings when it has ended.
 fn spawn_control(
     control: Control,
-    ended: Arc<EventFd>,
     realtime: bool,
-) -> Result<JoinHandle<Result<()>>> {
-    std::thread::Builder::new()
+) -> Result<(JoinHandle<Result<()>>, Arc<EventFd>)> {
+    let ended = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)
+        .context("no descriptor for the control thread")?;
+    let ended = Arc::new(ended);
+    let ring = RingAtTheEnd(Arc::clone(&ended));
+    let thread = std::thread::Builder::new()
         .name("vipdp-control".into())
         .spawn(move || {
-            let _ring = RingAtTheEnd(ended);
+            let _ring = ring;
             if realtime {
                 realtime::schedule_fifo()?;
             }
             control.run()
         })
-        .context("cannot start the control thread")
+        .context("cannot start the control thread")?;
+    Ok((thread, ended))
 }
 
 fn keyring(config: &Config) -> Result<Keyring> {
