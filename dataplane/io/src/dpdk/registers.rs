@@ -1,11 +1,13 @@
-//! The NIC's registers, when the NIC is not there any more.
+//! The NIC's registers, when the NIC is not this process's any more.
 //!
-//! They are in this process's memory. With uio they are the kernel's files `resourceN`, and when the device goes, the
-//! next access to them ends in SIGBUS: a worker that tells the NIC of a frame would take vipdp with it, with the VIPs left on
-//! the host. The handler puts plain memory in their place, in which the access is then made again and does nothing. (DPDK has such a handler too, which is
-//! not stable API, and calls the one before it, here that of Rust's runtime, with one argument of three.)
+//! They are in this process's memory. With uio they are the kernel's files `resourceN`, which the kernel takes out of it
+//! when another driver asks for the device (`revoke_iomem` in its kernel/resource.c, with `CONFIG_IO_STRICT_DEVMEM`, as
+//! Debian's kernels have it). The next access ends in SIGBUS: a worker that tells the NIC of a frame would take vipdp with
+//! it, with the VIPs left on the host. The handler puts plain memory in their place, in which the access is then made again
+//! and does nothing. (DPDK has such a handler too, which is not stable API, and calls the one before it, here that of Rust's
+//! runtime, with one argument of three.)
 //!
-//! The same is done when a device is found to be gone that was only unbound: it may be another driver's by then.
+//! The same is done when a device is found to be lost: it may be another driver's by then.
 
 use std::ffi::{c_int, c_void};
 use std::fs;
