@@ -44,6 +44,7 @@ struct Nic {
     is_bond: bool,
     is_virtual: bool,
     has_threads: bool,
+    strips_tags: bool,
 }
 
 impl Nic {
@@ -53,6 +54,7 @@ impl Nic {
             is_bond: link.is_bond(),
             is_virtual: link.driver().is_none(),
             has_threads: link.has_threads(),
+            strips_tags: link.strips_tags(),
         }
     }
 }
@@ -86,6 +88,13 @@ fn notes_of_nic(config: &Config, nic: Nic) -> Vec<String> {
              that poll: packets may wait for either; write 0 to /sys/class/net/{interface}/threaded"
         ));
     }
+    if let (Some(vlan), true) = (config.cluster.vlan, nic.strips_tags) {
+        notes.push(format!(
+            "{}: vlan: found {vlan}, but {interface} takes the tags off received frames, so that no packet is known to be \
+             to the VIPs; run `ethtool -K {interface} rxvlan off`",
+            config.node.cluster_path.display()
+        ));
+    }
     notes
 }
 
@@ -109,11 +118,16 @@ mod tests {
 
     /// The base of the tests' configurations with `lines` in the node's file.
     fn config(lines: &str) -> Config {
+        config_of("node.toml", lines)
+    }
+
+    /// The same with lines at the beginning of the file of this name.
+    fn config_of(file: &str, lines: &str) -> Config {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/base");
         let config = Config::from_sources(Path::new("node.toml"), |path| {
             let mut text = std::fs::read_to_string(base.join(path))?;
-            if path.ends_with("node.toml") {
-                text += lines;
+            if path.ends_with(file) {
+                text.insert_str(0, lines);
             }
             Ok(Source { text, mode: 0o600 })
         });
@@ -142,6 +156,17 @@ mod tests {
         let notes = notes_of_nic(&config("poll = \"busy\"\n"), nic);
         assert!(notes[0].contains("\"eth0\", the interface of a VLAN"), "{notes:?}");
         assert!(notes[1].contains("write 0 to /sys/class/net/eth0/threaded"), "{notes:?}");
+    }
+
+    #[test]
+    fn a_nic_that_takes_tags_off_is_noted_where_the_vips_have_one() {
+        let nic = Nic { strips_tags: true, ..Nic::default() };
+        assert_eq!(noted("", nic), [""; 0]);
+        let tagged = config_of("cluster.toml", "vlan = 100\n");
+        assert_eq!(notes_of_nic(&tagged, Nic::default()), [""; 0]);
+        let notes = notes_of_nic(&tagged, nic);
+        assert!(notes[0].starts_with("cluster.toml: vlan: found 100"), "{notes:?}");
+        assert!(notes[0].ends_with("run `ethtool -K eth0 rxvlan off`"), "{notes:?}");
     }
 
     #[test]

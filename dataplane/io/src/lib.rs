@@ -11,6 +11,7 @@ pub mod deferral;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 mod ending;
+mod ethtool;
 pub mod flow_file;
 pub mod host;
 pub mod huge_pages;

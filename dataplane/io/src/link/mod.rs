@@ -18,6 +18,7 @@ use netlink_packet_route::link::{
 };
 use vipdp_core::wire::ethernet::MacAddr;
 
+use crate::ethtool;
 use netlink::Netlink;
 pub use netlink::NetlinkError;
 pub use watch::{LinkNow, LinkWatch};
@@ -226,6 +227,12 @@ impl Link {
     pub fn has_threads(&self) -> bool {
         let path = Path::new("/sys/class/net").join(&self.name).join("threaded");
         fs::read_to_string(path).is_ok_and(|value| value.trim_end() != "0")
+    }
+
+    /// Whether its driver takes tags of VLANs off received frames, before an XDP program sees them (`rx-vlan-offload` of
+    /// `ethtool -k`). Where there is no driver, as with a veth, it is the sender that leaves them out.
+    pub fn strips_tags(&self) -> bool {
+        self.driver().is_some() && ethtool::strips_tags(&self.name).unwrap_or(false)
     }
 
     /// Whether it is the interface of a VLAN, above another one.
