@@ -32,8 +32,41 @@ lost() {
     say "n1 has all after $taken ms; $(tail -n 1 "$log" | cut -c 1-200)"
 }
 
-unbind() { say "${ADDRESSES[n2]}" >"/sys/bus/pci/devices/${ADDRESSES[n2]}/driver/unbind"; }
-remove() { say 1 >"/sys/bus/pci/devices/${ADDRESSES[n2]}/remove"; }
+# unbind: another driver gets it, as soon as vfio lets go of it or, with uio, at once: while vipdp stands still, so that the
+# registers are taken from it before it can know.
+unbind() {
+    local pid going device=/sys/bus/pci/devices/${ADDRESSES[n2]}
+    say "$JOB_KERNEL_DRIVER" >"$device/driver_override"
+    pid=$(stands_still)
+    say "${ADDRESSES[n2]}" >"$device/driver/unbind" &
+    going=$!
+    wait_for 20 test ! -e "$device/driver" || fail "$JOB_BIND still has it"
+    [[ $JOB_BIND == vfio-pci ]] || say "${ADDRESSES[n2]}" >/sys/bus/pci/drivers_probe
+    kill -s CONT "$pid"
+    wait "$going"
+}
+
+# remove: the kernel removes it, likewise.
+remove() {
+    local pid going gone=/sys/bus/pci/devices/${ADDRESSES[n2]}
+    pid=$(stands_still)
+    say 1 >"$gone/remove" &
+    going=$!
+    # vfio keeps the device until it is closed.
+    [[ $JOB_BIND != vfio-pci ]] || gone+=/driver
+    wait_for 20 test ! -e "$gone" || fail "$gone is still there"
+    kill -s CONT "$pid"
+    wait "$going"
+}
+
+# stands_still: vipdp on n2 does; prints its number.
+stands_still() {
+    local pid
+    pid=$(pid_of "$STATE/n2/vipdp.pid")
+    kill -s STOP "$pid"
+    say "$pid"
+}
+
 pull() { qmp '{"execute":"device_del","arguments":{"id":"nic2"}}'; }
 
 # back: the NIC of n2 is DPDK's again, and vipdp started anew.
@@ -55,7 +88,7 @@ cluster_files
 host_state n2 >"$STATE/n2/before"
 check load "cluster starts" cluster_up
 endless_load
-check unbind "unbind, under load" lost unbind
+check unbind "another driver gets it, under load" lost unbind
 check unbind "bind, and vipdp anew" back
 check remove "removed by the kernel, under load" lost remove
 check remove "found again, and vipdp anew" back
