@@ -189,22 +189,6 @@ impl Link {
         }
     }
 
-    /// How many receive queues it has now. Attaching an XDP program can change the number.
-    ///
-    /// # Errors
-    /// When sysfs of this network namespace is not at /sys.
-    pub fn rx_queues(&self) -> Result<u32, LinkError> {
-        let path = format!("/sys/class/net/{}/queues", self.name);
-        let count = || -> io::Result<u32> {
-            let mut queues = 0;
-            for entry in fs::read_dir(&path)? {
-                queues += u32::from(entry?.file_name().to_string_lossy().starts_with("rx-"));
-            }
-            Ok(queues)
-        };
-        count().map_err(|source| LinkError::Sysfs { name: self.name.clone(), path, source })
-    }
-
     /// How many frames it has received, as its driver counts.
     ///
     /// # Errors

@@ -593,7 +593,7 @@ fn facts_of_a_link_and_what_is_wrong_with_it() {
         let nic = Link::read(NIC).unwrap();
         assert_eq!((nic.mac, nic.mtu, nic.running), (NIC_MAC, 1500, true));
         assert!(OWN.map(ip).iter().all(|&own| nic.has(own)), "{:?}", nic.addresses);
-        assert_eq!((nic.rx_queues().unwrap(), nic.driver()), (1, None));
+        assert_eq!(nic.driver(), None);
         nic.require_running().unwrap();
         assert!(!nic.has_threads());
         // A veth has something to receive by only with this.
