@@ -21,7 +21,7 @@ struct Cable {
 
 impl Cable {
     fn new() -> Self {
-        let name = |end: &str| format!("vdq-{}-{end}", std::process::id());
+        let name = |end: &str| format!("vdrx-{}-{end}", std::process::id());
         let cable = Self { node: name("node"), peer: name("peer") };
         let Self { node, peer } = &cable;
         ip(&format!("netns add {node}"));
