@@ -1,7 +1,7 @@
 //! The single changes to the host, and how each is undone.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -11,7 +11,8 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use vipdp_core::prefix::Prefix;
@@ -30,6 +31,13 @@ const ROUTE_PROTOCOL: RouteProtocol = RouteProtocol::Other(118);
 /// `RT_TABLE_LOCAL` of linux/rtnetlink.h: what the host's own addresses are looked up in, before
 /// every other table.
 const TABLE_LOCAL: u8 = 255;
+
+/// The gateway that all packets have which leave by the TAP: the IPv4 dummy address (RFC 7600, IANA's special-purpose
+/// registry), and a link-local one. Nobody has it, and nobody is asked for it, for the TAP has no ARP. The kernel keeps a
+/// neighbour for each next hop (net/core/neighbour.c), and without a gateway every client would be one: up to `gc_thresh3`
+/// of them, 1,024, which it would go through, and tell every program that watches neighbours of.
+const TAP_GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+const TAP_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// Frames that wait in a TAP queue for their worker: a millisecond at a million a second.
 const TX_QUEUE_LEN: u32 = 1_000;
@@ -198,8 +206,17 @@ impl Changes {
         request.header.address_family = family_of(vip);
         request.header.protocol = ROUTE_PROTOCOL;
         request.header.kind = RouteType::Unicast;
-        request.header.scope = if vip.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
-        request.attributes = vec![RouteAttribute::Table(table), RouteAttribute::Oif(tap)];
+        request.header.scope = RouteScope::Universe;
+        request.header.flags = RouteFlags::Onlink;
+        let gateway = match vip {
+            IpAddr::V4(_) => RouteAddress::Inet(TAP_GATEWAY_V4),
+            IpAddr::V6(_) => RouteAddress::Inet6(TAP_GATEWAY_V6),
+        };
+        request.attributes = vec![
+            RouteAttribute::Table(table),
+            RouteAttribute::Oif(tap),
+            RouteAttribute::Gateway(gateway),
+        ];
         let message = RouteNetlinkMessage::NewRoute(request);
         let what = format!("add a default route to table {table}");
         match self.netlink.change(&what, message, NLM_F_CREATE | NLM_F_EXCL) {

@@ -547,6 +547,22 @@ fn replies_leave_by_the_tap_where_the_plan_says_so() {
             });
             let of_vip = |frame: &Vec<u8>| packet(frame).is_some_and(|one| one.source == vip);
             assert!(!frames.iter().any(of_vip), "{frames:02x?}");
+
+            // However many clients there are, the kernel does not keep a neighbour for each.
+            for last in 1..=100_u8 {
+                let client = match vip {
+                    IpAddr::V4(_) => IpAddr::from([203, 0, 113, last]),
+                    IpAddr::V6(_) => ip(&format!("2001:db8:77::{last:x}")),
+                };
+                socket.send_to(b"response", (client, 40_001)).unwrap();
+            }
+            let family = if vip.is_ipv4() { "-4" } else { "-6" };
+            let neighbours = run(&format!("ip {family} neigh show dev {TAP} nud all"));
+            let of_clients = neighbours.lines().filter(|line| {
+                let address = line.split(' ').next().unwrap_or_default();
+                !ip(address).is_multicast()
+            });
+            assert_eq!(of_clients.count(), 1, "{neighbours}");
         }
     });
 }
