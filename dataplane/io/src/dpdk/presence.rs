@@ -22,9 +22,7 @@ pub enum Loss {
 impl std::fmt::Display for Loss {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Wanted => {
-                "the NIC is to go, and the kernel waits until it is closed"
-            }
+            Self::Wanted => "the NIC is to go, and the kernel waits until it is closed",
             Self::Gone => "the NIC is gone, or another driver has it",
         })
     }
