@@ -64,6 +64,11 @@ for node in n1 n2; do
     [[ -z ${JOB_OFF:-} ]] || on "$node" ethtool -K eth0 "$JOB_OFF" off
 done
 services_up
+if [[ -n ${JOB_TRACE:-} ]]; then
+    for node in n1 n2; do
+        on "$node" ip -ts monitor link address route neigh >"$OUT/$node.events" 2>&1 &
+    done
+fi
 echo "guest: segment up after $(cut -d ' ' -f 1 /proc/uptime) s"
 untagged
 tagged
