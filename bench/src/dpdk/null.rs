@@ -4,16 +4,21 @@
 //! The device does not write into its buffers, so that they hold what was put there before: datagrams of
 //! as many clients as there are buffers.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::time::ClockId;
 use vipdp_core::counters::{Count, WorkerCounters};
+use vipdp_core::decide::{Burst, Decision, Now};
+use vipdp_core::flow::FlowTable;
 use vipdp_core::port::{BURST, Port};
-use vipdp_core::snapshot::Publisher;
+use vipdp_core::snapshot::{Publisher, Snapshot};
+use vipdp_core::verdict::Verdict;
 use vipdp_core::worker::Worker;
 use vipdp_io::affinity;
 use vipdp_io::dpdk::{self, DpdkPort, Nic};
+use vipdp_io::processor::Native;
 
 use super::report::{Report, Unit};
 use super::{
@@ -23,6 +28,9 @@ use crate::pktgen::{Common, Template, Traffic};
 
 /// The length that the device says that its frames have, unless it is told.
 const FRAME_LEN: usize = 64;
+
+/// When all bursts come.
+const NOW_NS: u64 = 1_000_000_000;
 
 /// Turns of each case before those that count.
 const WARM_UP: u32 = 3;
@@ -39,6 +47,9 @@ pub(super) struct Options {
     /// The core to measure on.
     #[arg(long, value_name = "N", default_value_t = 1)]
     core: usize,
+    /// Only the cases with this in their name: for a profile.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
 }
 
 /// What is done with the frames.
@@ -46,12 +57,15 @@ pub(super) struct Options {
 enum Case {
     /// They are transmitted as they came, by the shim.
     Forward,
+    /// They are parsed and judged for a node that holds these buckets, and transmitted as they came.
+    Judge(Held),
     /// The worker decides, of a node that holds these buckets.
     Worker(Held),
 }
 
-const CASES: [(&str, Case); 5] = [
+const CASES: [(&str, Case); 6] = [
     ("receive, transmit", Case::Forward),
+    ("receive, parse, verdict, transmit", Case::Judge(Held::OneIn(4))),
     ("worker, nothing owned: drop", Case::Worker(Held::Nothing)),
     ("worker, all handed over: transmit", Case::Worker(Held::Granted)),
     ("worker, 1/4 owned: drop or deliver", Case::Worker(Held::OneIn(4))),
@@ -64,7 +78,7 @@ impl Case {
         match self {
             Self::Worker(Held::OneIn(every)) => [1.0 / every as f64, 0.0],
             Self::Worker(Held::Granted) => [0.0, 1.0],
-            Self::Worker(Held::Nothing) | Self::Forward => [0.0, 0.0],
+            Self::Worker(Held::Nothing) | Self::Forward | Self::Judge(_) => [0.0, 0.0],
         }
     }
 }
@@ -81,14 +95,20 @@ pub(super) fn run(options: &Options) -> Result<Report> {
     let mut publisher = Publisher::new(Arc::clone(&shared.publication));
     let mut worker = Worker::new(port, Counting::default(), shared, Arc::clone(&counters));
     let done = |host: &Counting| [host.delivered, counters.get(Count::Transmitted)];
+    let mut judging = Judging::new();
     let mut report = Report::new(Unit::NsPerPacket);
     for round in 0..WARM_UP + options.rounds {
-        for (name, case) in CASES {
+        for (name, case) in CASES.into_iter().filter(|(name, _)| name.contains(&options.only)) {
             if let Case::Worker(held) = case {
                 publisher.publish(snapshot(held));
             }
             let before = done(worker.host());
-            let ns = turn(&mut worker, case, options.bursts)?;
+            let ns = match case {
+                Case::Judge(held) => {
+                    judging.turn(worker.port_mut(), &snapshot(held), options.bursts)?
+                }
+                _ => turn(&mut worker, case, options.bursts)?,
+            };
             let packets = f64::from(options.bursts) * BURST as f64;
             for ((after, before), expected) in
                 done(worker.host()).into_iter().zip(before).zip(case.expected())
@@ -110,11 +130,46 @@ fn turn(worker: &mut Worker<DpdkPort, Counting>, case: Case, bursts: u32) -> Res
     for _ in 0..bursts {
         let count = match case {
             Case::Forward => worker.port_mut().forward(),
-            Case::Worker(_) => worker.poll_once(1_000_000_000),
+            Case::Judge(_) | Case::Worker(_) => worker.poll_once(NOW_NS),
         };
         ensure!(count == BURST, "a burst of {count}");
     }
     Ok(now_ns(ClockId::CLOCK_THREAD_CPUTIME_ID) - start)
+}
+
+/// What parses and judges without a worker.
+struct Judging {
+    burst: Burst,
+    flows: FlowTable,
+    frames: Vec<dpdk::Frame>,
+}
+
+impl Judging {
+    fn new() -> Self {
+        let flows = FlowTable::new(1 << 16, [1, 2]);
+        Self { burst: Burst::new(), flows, frames: Vec::with_capacity(BURST) }
+    }
+
+    /// Nanoseconds of this thread's that a turn takes in which all frames are transmitted, whatever is decided.
+    fn turn(&mut self, port: &mut DpdkPort, snapshot: &Snapshot, bursts: u32) -> Result<u64> {
+        let Self { burst, flows, frames } = self;
+        let now = Now::of_ns(NOW_NS);
+        let start = now_ns(ClockId::CLOCK_THREAD_CPUTIME_ID);
+        for _ in 0..bursts {
+            let count = port.rx_burst(frames);
+            let bytes = |at: usize| port.bytes(&frames[at]);
+            burst.judge::<Native>(snapshot, flows, now, count, DpdkPort::FETCH_AHEAD, bytes);
+            black_box(burst.decisions());
+            let refused = port.tx_burst(frames);
+            port.housekeeping();
+            ensure!(count == BURST && refused == 0, "a burst of {count}, {refused} refused");
+        }
+        let ns = now_ns(ClockId::CLOCK_THREAD_CPUTIME_ID) - start;
+        let is_passed = |decision: &&Decision| decision.verdict == Verdict::Pass;
+        let passed = burst.decisions().iter().filter(is_passed).count();
+        ensure!((1..BURST / 2).contains(&passed), "{passed} of the last burst pass, not a quarter");
+        Ok(ns)
+    }
 }
 
 /// Has every buffer hold a datagram to the service.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use siphasher::sip::SipHasher13;
 
+use crate::processor::Lanewise;
+
 /// What of a client goes into its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HashInput {
@@ -75,21 +77,32 @@ impl ClientHash {
     /// length in its highest byte.
     #[inline(always)]
     pub fn words_v4(&self, client: Ipv4Addr, port: u16) -> [u64; 1] {
-        let port = u64::from(port.swap_bytes()) & self.port_mask;
-        let address = u64::from(u32::from_le_bytes(client.octets()));
-        [self.len4 | (port << 32) | address]
+        let address = u32::from_le_bytes(client.octets());
+        self.words_v4_le(address.into(), port.swap_bytes().into())
+    }
+
+    /// The same of address and port as their bytes lie in a packet, read as little-endian numbers.
+    #[inline(always)]
+    pub(crate) fn words_v4_le(&self, address: u64, port: u64) -> [u64; 1] {
+        [self.len4 | (port & self.port_mask) << 32 | address]
     }
 
     /// The same of an IPv6 client.
     #[inline(always)]
     pub fn words_v6(&self, client: Ipv6Addr, port: u16) -> [u64; 3] {
-        let port = u64::from(port.swap_bytes()) & self.port_mask;
         let address = u128::from_le_bytes(client.octets());
-        [address as u64, (address >> 64) as u64, self.len6 | port]
+        self.words_v6_le([address as u64, (address >> 64) as u64], port.swap_bytes().into())
     }
 
+    /// The same of address and port as their bytes lie in a packet, read as little-endian numbers.
     #[inline(always)]
-    fn hash_words<const WORDS: usize>(&self, words: [u64; WORDS]) -> u64 {
+    pub(crate) fn words_v6_le(&self, [first, second]: [u64; 2], port: u64) -> [u64; 3] {
+        [first, second, self.len6 | (port & self.port_mask)]
+    }
+
+    /// The hash of a client of these words.
+    #[inline(always)]
+    pub(crate) fn hash_words<const WORDS: usize>(&self, words: [u64; WORDS]) -> u64 {
         words.into_iter().fold(self.keyed, State::with).finish()
     }
 }
@@ -152,10 +165,9 @@ impl<const WORDS: usize> Lanes<WORDS> {
         &self.hashes[..self.len]
     }
 
-    /// Computes the hashes, several at once: to be compiled for a processor with vectors that can
-    /// hold them, as `vipdp-io` has it compiled.
+    /// Computes the hashes, several at once.
     #[inline(always)]
-    pub fn hash(&mut self, hash: &ClientHash) {
+    fn hash_together(&mut self, hash: &ClientHash) {
         // What is beyond the last client is hashed for nothing, which is quicker than not to.
         for start in (0..self.len).step_by(STEP) {
             let step = |lane: &[u64; LANES]| -> [u64; STEP] {
@@ -172,7 +184,7 @@ impl<const WORDS: usize> Lanes<WORDS> {
 
     /// Computes the hashes, one after the other.
     #[inline]
-    pub fn hash_each(&mut self, hash: &ClientHash) {
+    fn hash_each(&mut self, hash: &ClientHash) {
         for lane in 0..self.len {
             self.hashes[lane] =
                 hash.hash_words::<WORDS>(std::array::from_fn(|n| self.words[n][lane]));
@@ -181,6 +193,27 @@ impl<const WORDS: usize> Lanes<WORDS> {
 }
 
 const _: () = assert!(LANES.is_multiple_of(STEP));
+
+/// Has the hashes of clients computed.
+#[derive(Debug)]
+pub struct Hashing<'a, const WORDS: usize> {
+    /// The clients, and where their hashes go.
+    pub clients: &'a mut Lanes<WORDS>,
+    /// The hash.
+    pub hash: &'a ClientHash,
+}
+
+impl<const WORDS: usize> Lanewise for Hashing<'_, WORDS> {
+    #[inline(always)]
+    fn work(self) {
+        self.clients.hash_together(self.hash);
+    }
+
+    #[inline(always)]
+    fn work_each(self) {
+        self.clients.hash_each(self.hash);
+    }
+}
 
 /// The state of SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input PRF", 2012, section 2):
 /// one round for a word, three at the end.
@@ -339,8 +372,8 @@ mod tests {
             let (v4, v6) = (of(|all| v4(all.0)), of(|all| v6(all.1)));
             for together in [true, false] {
                 if together {
-                    lanes4.hash(&hash);
-                    lanes6.hash(&hash);
+                    lanes4.hash_together(&hash);
+                    lanes6.hash_together(&hash);
                 } else {
                     lanes4.hash_each(&hash);
                     lanes6.hash_each(&hash);

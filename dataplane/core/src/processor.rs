@@ -3,7 +3,21 @@
 //! `vipdp-io` has the implementation for the machine it runs on; a [`Port`](crate::port::Port) names it, so
 //! that all of this is dispatched statically. None of it changes a result.
 
-use crate::hash::{ClientHash, Lanes};
+/// Work of which each step is done for several packets, with no difference between them: to be compiled for a
+/// processor with vectors that hold several.
+pub trait Lanewise {
+    /// Does it, several packets at once.
+    fn work(self);
+
+    /// Does it for one packet after the other, where there are no such vectors.
+    #[inline(always)]
+    fn work_each(self)
+    where
+        Self: Sized,
+    {
+        self.work();
+    }
+}
 
 /// A processor's own ways of doing things.
 pub trait Processor {
@@ -17,8 +31,8 @@ pub trait Processor {
     /// memory that is not there is not brought near.
     fn prefetch_at(bytes: &[u8], at: usize);
 
-    /// Hashes clients: [`Lanes::hash`], with the widest vectors that there are.
-    fn hash<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash);
+    /// Has work done with the widest vectors that there are.
+    fn in_vectors(work: impl Lanewise);
 }
 
 /// Any processor: safe Rust alone. For tests; nothing is prefetched.
@@ -33,7 +47,7 @@ impl Processor for Portable {
     fn prefetch_at(_bytes: &[u8], _at: usize) {}
 
     #[inline]
-    fn hash<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash) {
-        clients.hash_each(hash);
+    fn in_vectors(work: impl Lanewise) {
+        work.work_each();
     }
 }

@@ -264,6 +264,16 @@ impl Vips {
         Self { v4: Ranges::new(v4), v6: Ranges::new(v6) }
     }
 
+    /// The IPv4 VIP, where there is one.
+    pub(crate) fn only_v4(&self) -> Option<Ipv4Addr> {
+        self.v4.only().map(Ipv4Addr::from_bits)
+    }
+
+    /// The IPv6 VIP, where there is one.
+    pub(crate) fn only_v6(&self) -> Option<Ipv6Addr> {
+        self.v6.only().map(Ipv6Addr::from_bits)
+    }
+
     /// Whether `address` is a VIP.
     #[inline(always)]
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -303,6 +313,12 @@ impl<N: Ord + Copy> Ranges<N> {
             return Self::default();
         }
         Self { first: ranges.remove(0), others: ranges.into() }
+    }
+
+    /// The only number in any of them.
+    fn only(&self) -> Option<N> {
+        let (first, last) = self.first;
+        (first == last && self.others.is_empty()).then_some(first)
     }
 
     #[inline(always)]

@@ -234,29 +234,41 @@ impl<P: Port, H: Host> Worker<P, H> {
         looking_up.decide();
     }
 
+    /// Most frames are others', where all nodes receive all, and while buckets are handed over many go the same
+    /// way: what is the same of several in a row is done once.
     #[inline(never)]
     fn apply_burst(&mut self, snapshot: &Snapshot, now: Now) {
         // Put back, empty, so that the next burst finds its memory.
         let mut frames = std::mem::take(&mut self.frames);
         let (decisions, count) = (self.burst.all_decisions(), frames.len());
         let service = &*snapshot.service;
-        let mut not_owned = 0;
-        // Each arm takes the frame where it is done with: one for all would be moved about in memory.
+        let (mut not_owned, mut at) = (0, 0);
         let mut frames_left = frames.drain(..);
-        let mut next = || frames_left.next().expect("a frame for each decision");
-        for (at, decision) in decisions[..count].iter().enumerate() {
-            match &decision.verdict {
-                // Of most frames nothing more is to be known: where all nodes receive all, they are others'.
+        while let Some(decision) = decisions[..count].get(at) {
+            let rest = decisions[at..count].iter().map(|decision| decision.verdict);
+            match decision.verdict {
+                // Nothing more is to be known of them.
                 Verdict::Drop(DropReason::NotOwner) => {
-                    not_owned += 1;
-                    self.port.recycle(next());
+                    let is_same = |it: &Verdict| matches!(it, Verdict::Drop(DropReason::NotOwner));
+                    let run = rest.take_while(is_same).count();
+                    self.port.recycle_all(frames_left.by_ref().take(run));
+                    (not_owned, at) = (not_owned + run, at + run);
                 }
-                Verdict::Forward(slot) => self.forward(service, next(), *slot, service.own_mac),
-                _ => self.apply_decision(service, now, at, next(), decision),
+                Verdict::Forward(slot) => {
+                    let is_same = |it: &Verdict| matches!(it, Verdict::Forward(to) if *to == slot);
+                    let run = rest.take_while(is_same).count();
+                    self.forward(service, slot, service.own_mac, frames_left.by_ref().take(run));
+                    at += run;
+                }
+                _ => {
+                    let frame = frames_left.next().expect("a frame for each decision");
+                    self.apply_decision(service, now, at, frame, decision);
+                    at += 1;
+                }
             }
         }
         drop(frames_left);
-        self.counters.drops_of(DropReason::NotOwner, not_owned);
+        self.counters.drops_of(DropReason::NotOwner, not_owned as u64);
         self.frames = frames;
     }
 
@@ -332,7 +344,9 @@ impl<P: Port, H: Host> Worker<P, H> {
             }
             Verdict::Drop(reason) => self.drop_frame(frame, reason),
             Verdict::Reply(kind) => self.reply(service, frame, parsed, kind),
-            Verdict::Forward(slot) => self.forward(service, frame, slot, service.own_mac),
+            Verdict::Forward(slot) => {
+                self.forward(service, slot, service.own_mac, std::iter::once(frame));
+            }
             Verdict::SendOn(slot, mark) => self.send_on(service, now, frame, parsed, slot, mark),
         }
     }
@@ -376,16 +390,26 @@ impl<P: Port, H: Host> Worker<P, H> {
         self.outgoing.push(frame);
     }
 
-    /// Sends the frame on to a member: to that member's own address, which tells it that the
-    /// frame was forwarded, and from `source`, which tells it by whom, or why.
+    /// Sends frames on to a member: to that member's own address, which tells it that they
+    /// were forwarded, and from `source`, which tells it by whom, or why.
     #[inline]
-    fn forward(&mut self, service: &Service, mut frame: P::Frame, slot: Slot, source: MacAddr) {
+    fn forward(
+        &mut self,
+        service: &Service,
+        slot: Slot,
+        source: MacAddr,
+        frames: impl ExactSizeIterator<Item = P::Frame>,
+    ) {
         let Some(peer) = service.peer_macs[slot.index()] else {
-            return self.drop_frame(frame, DropReason::PeerUnknown);
+            self.counters.drops_of(DropReason::PeerUnknown, frames.len() as u64);
+            return self.port.recycle_all(frames);
         };
-        rewrite::set_link_addresses(self.port.buffer_mut(&mut frame), peer, source);
-        self.counters.add(Count::Forwarded, 1);
-        self.outgoing.push(frame);
+        self.counters.add(Count::Forwarded, frames.len() as u64);
+        let first = self.outgoing.len();
+        self.outgoing.extend(frames);
+        for frame in &mut self.outgoing[first..] {
+            rewrite::set_link_addresses(self.port.buffer_mut(frame), peer, source);
+        }
     }
 
     /// The same with a mark, or through a tunnel. What is sent on in search of its flow is so as often as
@@ -421,7 +445,8 @@ impl<P: Port, H: Host> Worker<P, H> {
             Ingress::Anycast(anycast) => (anycast.slot, anycast.cluster),
             Ingress::SharedMac(_) => unreachable!("the shared-mac mode marks no frames"),
         };
-        self.forward(service, frame, slot, VirtualMac::Mark(own, mark).mac(cluster));
+        let source = VirtualMac::Mark(own, mark).mac(cluster);
+        self.forward(service, slot, source, std::iter::once(frame));
     }
 
     fn transmit(&mut self) {

@@ -169,13 +169,51 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![9 => of_ip, 1 => question, 1 => vec(any::<u8>(), 0..80)]
 }
 
+/// Frames of all kinds, or datagrams of one family, of which a burst is decided on together where the one before was
+/// like it: all of them plain, or a few not quite.
+fn frames_of_a_burst() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let clients = vec((1..250_u8, any::<u16>()), 0..=BURST);
+    let alike = (clients, any::<bool>(), select(vec![53, 53, 443]), 0..3_u32);
+    let alike = alike.prop_flat_map(|(clients, is_v4, port, unlike)| {
+        let datagram = move |client: u8, from: u16, is_vip: bool| {
+            let (client, stranger): (IpAddr, IpAddr) = match is_v4 {
+                true => {
+                    (Ipv4Addr::new(10, 64, 0, client).into(), Ipv4Addr::new(192, 0, 2, 70).into())
+                }
+                false => (
+                    Ipv6Addr::new(0xfd64, 0, 0, 0, 0, 0, 0, client.into()).into(),
+                    Ipv6Addr::new(0x2001, 0xdb8, 0x55, 0, 0, 0, 0, 1).into(),
+                ),
+            };
+            let link = Link { to: SHARED, from: ROUTER, vlan: None };
+            let to = if is_vip { vip(client) } else { stranger };
+            ip_frame(link, &ip(client, to, 17, &udp(from, port, 16)))
+        };
+        let frame = move |(client, from): (u8, u16)| {
+            let changed = (0..62_usize, any::<u8>()).prop_map(move |(at, byte)| {
+                let mut frame = datagram(client, from, true);
+                frame[at.min(57)] = byte;
+                frame
+            });
+            prop_oneof![
+                100 => Just(datagram(client, from, true)),
+                unlike => Just(datagram(client, from, false)),
+                unlike => changed,
+                unlike => any_frame(),
+            ]
+        };
+        clients.into_iter().map(frame).collect::<Vec<_>>()
+    });
+    prop_oneof![vec(any_frame(), 0..=BURST), alike]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
     fn a_burst_is_decided_as_its_packets_one_by_one(
         snapshot in snapshot(),
-        bursts in vec((vec(any_frame(), 0..=BURST), 0..3_u64), 1..4),
+        bursts in vec((frames_of_a_burst(), 0..3_u64), 1..4),
     ) {
         let (together, alone) = (FlowTable::new(FLOWS, SECRET), FlowTable::new(FLOWS, SECRET));
         let mut burst = Burst::new();
@@ -191,4 +229,43 @@ proptest! {
             prop_assert_eq!(together.census(now.seconds), alone.census(now.seconds));
         }
     }
+}
+
+/// A burst that is decided on together where there are several VIPs, so that vectors alone do not tell one.
+#[test]
+fn among_datagrams_to_several_vips_one_to_another_address_is_not_served() {
+    let vips = ["192.0.2.50", "192.0.2.53", "2001:db8:53::53", "2001:db8:54::/64"];
+    let service = Service::new(
+        Vips::new(vips.map(|vip| vip.parse::<Prefix>().unwrap())),
+        ClientHash::new([7; 16], HashInput::Address),
+        Ingress::SharedMac(SharedMac::unicast(SHARED)),
+        OWN,
+        HOST,
+    );
+    let snapshot = Snapshot::serving(service, Holdings::owning(&Bucket::all().collect()));
+    let flows = FlowTable::new(FLOWS, SECRET);
+    let families: [([&str; 2], &str); 2] = [
+        (["192.0.2.50", "192.0.2.53"], "192.0.2.51"),
+        (["2001:db8:53::53", "2001:db8:54::1"], "2001:db8:53::54"),
+    ];
+    for (ours, other) in families.map(|(ours, other)| (ours.map(address), address(other))) {
+        let client = if other.is_ipv4() { address("10.64.0.1") } else { address("fd64::1") };
+        let datagram =
+            |to: IpAddr| ip_frame(SHARED_LINK, &ip(client, to, 17, &udp(40_000, 53, 16)));
+        let mut frames: Vec<_> = ours.into_iter().cycle().take(40).map(datagram).collect();
+        let (mut burst, now) = (Burst::new(), Now::of_ns(1));
+        let mut verdicts = |frames: &[Vec<u8>]| {
+            burst.judge::<Portable>(&snapshot, &flows, now, frames.len(), 0, |at| &frames[at]);
+            burst.decisions().iter().map(|decision| decision.verdict).collect::<Vec<_>>()
+        };
+        assert_eq!(verdicts(&frames), [Verdict::Pass; 40]);
+        frames[17] = datagram(other);
+        let mut expected = [Verdict::Pass; 40];
+        expected[17] = Verdict::Drop(DropReason::NotVip);
+        assert_eq!(verdicts(&frames), expected);
+    }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
 }

@@ -40,7 +40,8 @@ struct vipdp_frame {
 
 /* Frames that were received and are not handed on. */
 struct vipdp_rx_drops {
-	/* In several segments, or without room for the tag that the NIC took off. */
+	/* In several segments, without room for the tag that the NIC took off, or for a copy of what was not in a buffer
+	 * of the pool. */
 	uint64_t unusable;
 	/* The NIC says that the checksum of the IPv4 header, of TCP or of UDP is wrong. */
 	uint64_t bad_checksum;
@@ -332,40 +333,53 @@ static inline void describe(struct vipdp_frame *frame, struct rte_mbuf *mbuf, ui
 	frame->owner = owner;
 }
 
-/* Whether a received frame may be other than vipdp takes it: a few are. */
-static inline int is_doubtful(const struct rte_mbuf *mbuf)
+/*
+ * Whether a received frame may be other than vipdp takes it: a few are. What is not doubtful is of the pool, in one
+ * segment and referred to by nobody else, so that it can be put back as it is.
+ */
+static inline int is_doubtful(const struct rte_mbuf *mbuf, const struct rte_mempool *pool)
 {
 	const uint64_t flags = RTE_MBUF_F_RX_IP_CKSUM_BAD | RTE_MBUF_F_RX_L4_CKSUM_BAD |
-			       RTE_MBUF_F_RX_VLAN_STRIPPED;
+			       RTE_MBUF_F_RX_VLAN_STRIPPED | RTE_MBUF_F_EXTERNAL | RTE_MBUF_F_INDIRECT;
 
-	return mbuf->nb_segs != 1 || (mbuf->ol_flags & flags) != 0;
+	return mbuf->nb_segs != 1 || mbuf->pool != pool || (mbuf->ol_flags & flags) != 0;
 }
 
-/* Whether such a frame is as vipdp takes it after all. Puts a tag back that the NIC took off. */
-static __attribute__((noinline, cold)) int is_usable(struct rte_mbuf **mbuf, struct vipdp_rx_drops *drops)
+/*
+ * Such a frame as vipdp takes it, or NULL if it does not. Copies what is not in a buffer of the pool, and puts a tag
+ * back that the NIC took off.
+ */
+static __attribute__((noinline, cold)) struct rte_mbuf *usable(struct rte_mbuf *mbuf, struct rte_mempool *pool,
+							       struct vipdp_rx_drops *drops)
 {
 	const uint64_t stripped = RTE_MBUF_F_RX_VLAN | RTE_MBUF_F_RX_VLAN_STRIPPED;
-	uint64_t flags = (*mbuf)->ol_flags;
+	uint64_t flags = mbuf->ol_flags;
 
-	if ((*mbuf)->nb_segs != 1) {
-		drops->unusable++;
-		return 0;
-	}
 	if ((flags & RTE_MBUF_F_RX_IP_CKSUM_MASK) == RTE_MBUF_F_RX_IP_CKSUM_BAD ||
 	    (flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_BAD) {
 		drops->bad_checksum++;
-		return 0;
+		goto unusable;
 	}
-	if ((flags & stripped) == stripped && rte_vlan_insert(mbuf) != 0) {
+	if (mbuf->nb_segs == 1 && (mbuf->pool != pool || !RTE_MBUF_DIRECT(mbuf))) {
+		struct rte_mbuf *copy = rte_pktmbuf_copy(mbuf, pool, 0, UINT32_MAX);
+
+		rte_pktmbuf_free(mbuf);
+		mbuf = copy;
+	}
+	if (mbuf == NULL || mbuf->nb_segs != 1 ||
+	    ((flags & stripped) == stripped && rte_vlan_insert(&mbuf) != 0)) {
 		drops->unusable++;
-		return 0;
+		goto unusable;
 	}
-	return 1;
+	return mbuf;
+unusable:
+	rte_pktmbuf_free(mbuf);
+	return NULL;
 }
 
 /* Receives BURST frames at most into `out`, in their order, each of `owner`. */
-unsigned int vipdp_dpdk_rx(uint16_t device, uint16_t queue, uint16_t owner, struct vipdp_frame *out,
-			   struct vipdp_rx_drops *drops)
+unsigned int vipdp_dpdk_rx(uint16_t device, uint16_t queue, void *pool, uint16_t owner,
+			   struct vipdp_frame *out, struct vipdp_rx_drops *drops)
 {
 	struct rte_mbuf *mbufs[BURST];
 	unsigned int received = rte_eth_rx_burst(device, queue, mbufs, BURST);
@@ -374,9 +388,10 @@ unsigned int vipdp_dpdk_rx(uint16_t device, uint16_t queue, uint16_t owner, stru
 	for (unsigned int at = 0; at < received; at++) {
 		struct rte_mbuf *mbuf = mbufs[at];
 
-		if (unlikely(is_doubtful(mbuf)) && !is_usable(&mbuf, drops)) {
-			rte_pktmbuf_free(mbuf);
-			continue;
+		if (unlikely(is_doubtful(mbuf, pool))) {
+			mbuf = usable(mbuf, pool, drops);
+			if (mbuf == NULL)
+				continue;
 		}
 		describe(next, mbuf, owner);
 		/*
@@ -437,22 +452,12 @@ int vipdp_dpdk_alloc(void *pool, uint16_t owner, struct vipdp_frame *out, unsign
 }
 
 /*
- * Gives mbufs of one segment back, nearly all of them to `pool`: that need not be found out and sorted for
- * each, as DPDK's own function does. Overwrites the list.
+ * Gives mbufs of frames back. They are the pool's, in one segment, and referred to by nobody else: none of that need
+ * be found out, nor is a line of theirs looked at that the NIC's driver has left far away.
  */
 void vipdp_dpdk_free(void *pool, void **mbufs, unsigned int count)
 {
-	unsigned int own = 0;
-
-	for (unsigned int at = 0; at < count; at++) {
-		struct rte_mbuf *mbuf = rte_pktmbuf_prefree_seg(mbufs[at]);
-
-		if (likely(mbuf != NULL && mbuf->pool == pool))
-			mbufs[own++] = mbuf;
-		else if (mbuf != NULL)
-			rte_mbuf_raw_free(mbuf);
-	}
-	rte_mempool_put_bulk(pool, mbufs, own);
+	rte_mempool_put_bulk(pool, mbufs, count);
 }
 
 /* How many of a pool's frames are in nobody's hands. Not for every packet. */

@@ -13,6 +13,9 @@ pub mod dpdk;
 mod ending;
 mod ethtool;
 pub mod flow_file;
+#[cfg(test)]
+#[path = "../../core/tests/frames/mod.rs"]
+mod frames;
 pub mod host;
 pub mod huge_pages;
 pub mod icmpv6_filter;

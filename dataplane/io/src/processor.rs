@@ -1,10 +1,9 @@
 //! The processor that this is run on.
 
-use vipdp_core::hash::{ClientHash, Lanes};
-use vipdp_core::processor::Processor;
+use vipdp_core::processor::{Lanewise, Processor};
 
-/// Prefetches, and hashes in vectors as long as the processor's: of 512 bits with AVX-512 (x86-64-v4), of 256
-/// with AVX2 (x86-64-v3), else one client after the other.
+/// Prefetches, and works in vectors as long as the processor's: of 512 bits with AVX-512 (x86-64-v4), of 256
+/// with AVX2 (x86-64-v3), else on one packet after the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Native;
 
@@ -20,19 +19,19 @@ impl Processor for Native {
     }
 
     #[inline]
-    fn hash<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash) {
+    fn in_vectors(work: impl Lanewise) {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
                 // SAFETY: the processor has just said that it knows these instructions.
-                return unsafe { hash_avx512(clients, hash) };
+                return unsafe { in_avx512(work) };
             }
             if is_x86_feature_detected!("avx2") {
                 // SAFETY: as above.
-                return unsafe { hash_avx2(clients, hash) };
+                return unsafe { in_avx2(work) };
             }
         }
-        clients.hash_each(hash);
+        work.work_each();
     }
 }
 
@@ -57,66 +56,16 @@ fn prefetch(place: *const u8) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl")]
-fn hash_avx512<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash) {
-    clients.hash(hash);
+fn in_avx512(work: impl Lanewise) {
+    work.work();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn hash_avx2<const WORDS: usize>(clients: &mut Lanes<WORDS>, hash: &ClientHash) {
-    clients.hash(hash);
+fn in_avx2(work: impl Lanewise) {
+    work.work();
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use vipdp_core::hash::{HashInput, LANES};
-
-    fn all_ways<const WORDS: usize>(clients: &Lanes<WORDS>, hash: &ClientHash) -> Vec<Vec<u64>> {
-        let computed = |compute: &dyn Fn(&mut Lanes<WORDS>)| {
-            let mut clients = *clients;
-            compute(&mut clients);
-            clients.hashes().to_vec()
-        };
-        let mut ways = vec![computed(&|clients| Native::hash(clients, hash))];
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has just said that it knows these instructions.
-            ways.push(computed(&|clients| unsafe { hash_avx2(clients, hash) }));
-        }
-        ways
-    }
-
-    proptest! {
-        #[test]
-        fn vectors_of_any_length_hash_as_one_after_the_other_does(
-            key: [u8; 16],
-            clients in prop::collection::vec((any::<u32>(), any::<u128>(), any::<u16>()), 0..=LANES),
-        ) {
-            let hash = ClientHash::new(key, HashInput::AddressAndPort);
-            let (mut v4, mut v6) = (Lanes::NONE, Lanes::NONE);
-            for &(a, b, port) in &clients {
-                v4.push(hash.words_v4(a.into(), port));
-                v6.push(hash.words_v6(b.into(), port));
-            }
-            let (ways4, ways6) = (all_ways(&v4, &hash), all_ways(&v6, &hash));
-            v4.hash_each(&hash);
-            v6.hash_each(&hash);
-            for (way4, way6) in ways4.iter().zip(&ways6) {
-                prop_assert_eq!(way4, v4.hashes());
-                prop_assert_eq!(way6, v6.hashes());
-            }
-        }
-    }
-
-    #[test]
-    fn a_prefetch_of_anything_does_no_harm() {
-        let memory = [7_u64; 3];
-        Native::prefetch(&memory[2]);
-        Native::prefetch(&());
-        Native::prefetch_at(&[], 0);
-        Native::prefetch_at(&[7; 3], usize::MAX);
-        assert_eq!(memory, [7; 3]);
-    }
-}
+#[path = "processor_tests.rs"]
+mod tests;

@@ -48,6 +48,7 @@ enum What {
 /// On a packet of a flow here.
 const PASSED: Decision = Decision { verdict: Verdict::Pass, inserted: None, may_come_twice: None };
 
+const _: () = assert!(BURST.is_multiple_of(LANES), "a burst is a whole number of parts");
 const _: () = assert!(BURST <= 1 << u8::BITS, "a place in a burst is one byte");
 
 /// The packets of a burst, in their order.
@@ -135,21 +136,22 @@ impl Burst {
         for at in 0..count.min(ahead) {
             fetch_headers::<C>(frame(at));
         }
-        let mut decided = 0;
-        for start in (0..count).step_by(LANES) {
-            let asked = looking_up.answers.asked;
-            for at in start..count.min(start + LANES) {
-                if ahead > 0 && at + ahead < count {
-                    fetch_headers::<C>(frame(at + ahead));
-                }
-                let bytes = frame(at);
-                if !rules.take(bytes, looking_up.answers, batches) {
-                    looking_up.look_up_any(bytes);
-                }
+        let first_look = |at: usize| {
+            if ahead > 0 && at + ahead < count {
+                fetch_headers::<C>(frame(at + ahead));
             }
-            rules.finish::<C>(looking_up.answers, batches, &frame);
-            looking_up.decide_asked(decided..asked);
-            decided = asked;
+            frame(at)
+        };
+        let mut decided = 0;
+        if !rules.decide_as_before::<C>(count, looking_up.answers, batches, first_look) {
+            for start in (0..count).step_by(LANES) {
+                let asked = looking_up.answers.asked;
+                let part = start..count.min(start + LANES);
+                looking_up.judge_part(&rules, part, batches, first_look, &frame);
+                looking_up.decide_asked(decided..asked);
+                decided = asked;
+            }
+            batches.before = looking_up.answers.shape_of_all();
         }
         let asked = looking_up.answers.asked;
         looking_up.decide_asked(decided..asked);
@@ -196,14 +198,38 @@ impl Answers {
         LookingUp { answers: self, snapshot, flows, now, processor: PhantomData }
     }
 
-    /// Takes an ordinary datagram of no flow, on which [`decide_datagram`](Self::decide_datagram) or
-    /// [`ask_again`](Self::ask_again) is to follow. Returns its place in the burst.
+    /// How many packets were taken.
     #[inline(always)]
-    pub(super) fn begin_datagram(&mut self, shape: Shape) -> u8 {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Takes an ordinary datagram of no flow, on which is to be decided next. Returns its place.
+    #[inline(always)]
+    pub(super) fn begin_datagram(&mut self, shape: Shape) -> usize {
         let at = self.len;
         self.shapes[at] = Some(shape);
         self.len = at + 1;
-        at as u8
+        at
+    }
+
+    /// Takes the first packets of a burst, ordinary datagrams of no flow. Returns the decisions that there are on most,
+    /// and where those on these packets go.
+    #[inline(always)]
+    pub(super) fn begin_datagrams(
+        &mut self,
+        shape: Shape,
+        count: usize,
+    ) -> ([Decision; 2], &mut [Decision]) {
+        self.shapes[..count].fill(Some(shape));
+        self.len = count;
+        (self.by_bucket, &mut self.decisions[..count])
+    }
+
+    /// What all packets are, if they are ordinary and of one shape.
+    fn shape_of_all(&self) -> Option<Shape> {
+        let (first, rest) = self.shapes[..self.len].split_first()?;
+        first.filter(|_| rest.iter().all(|shape| shape == first))
     }
 
     /// Decides on a datagram by this place of [`decisions`].
@@ -268,6 +294,32 @@ fn fetch_headers<C: Processor>(frame: &[u8]) {
 }
 
 impl<C: Processor> LookingUp<'_, C> {
+    /// Decides on the packets of a part of a burst, or asks about them, whatever they are.
+    #[inline(always)]
+    fn judge_part<'f>(
+        &mut self,
+        rules: &Rules<'_>,
+        part: Range<usize>,
+        batches: &mut Batches,
+        first_look: impl Fn(usize) -> &'f [u8],
+        frame: impl Fn(usize) -> &'f [u8],
+    ) {
+        let mut shapes = [None; LANES];
+        for (lane, at) in part.clone().enumerate() {
+            shapes[lane] = rules.sort(lane, first_look(at), batches);
+        }
+        rules.judge::<C>(LANES, batches);
+        for (lane, at) in part.enumerate() {
+            let answers = &mut *self.answers;
+            let is_decided = shapes[lane]
+                .is_some_and(|shape| rules.decide(lane, shape, answers, batches, &frame));
+            if !is_decided {
+                self.look_up_any(frame(at));
+            }
+        }
+        rules.finish::<C>(self.answers, batches);
+    }
+
     #[inline(never)]
     fn look_up_any(&mut self, frame: &[u8]) {
         self.look_up_found(parse(frame));

@@ -27,6 +27,7 @@
 
 pub mod anycast;
 pub mod burst;
+mod datagrams;
 pub mod egress;
 mod ordinary;
 pub mod search;

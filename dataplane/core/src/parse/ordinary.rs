@@ -224,17 +224,17 @@ fn ip<const LEN: usize>(head: &[u8; LEN], packet: IpPacket) -> Parsed {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::super::parse_any;
     use super::*;
     use crate::wire::checksum::Checksum;
     use proptest::prelude::*;
 
     const CLIENT4: [u8; 4] = [10, 64, 0, 1];
-    const VIP4: [u8; 4] = [192, 0, 2, 53];
+    pub(crate) const VIP4: [u8; 4] = [192, 0, 2, 53];
 
     /// A frame of each shape, with `payload` bytes behind the transport header.
-    fn frame(shape: Shape, payload: usize) -> Vec<u8> {
+    pub(crate) fn frame(shape: Shape, payload: usize) -> Vec<u8> {
         let (is_v4, protocol, mut transport) = match shape {
             Shape::Udp4 => (true, protocol::UDP, vec![0; udp::HEADER_LEN]),
             Shape::Tcp4 => (true, protocol::TCP, vec![0; tcp::HEADER_LEN]),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     /// Makes the checksum of what would be an IPv4 header right.
-    fn mend(frame: &mut [u8]) {
+    pub(crate) fn mend(frame: &mut [u8]) {
         frame[IP + 10..IP + 12].fill(0);
         let checksum = Checksum::new().with(&frame[IP..IP + 20]).finish();
         frame[IP + 10..IP + 12].copy_from_slice(&checksum.to_be_bytes());

@@ -66,6 +66,12 @@ pub trait Port {
     /// Takes a frame back without transmitting it.
     fn recycle(&mut self, frame: Self::Frame);
 
+    /// Takes several frames back.
+    #[inline]
+    fn recycle_all(&mut self, frames: impl ExactSizeIterator<Item = Self::Frame>) {
+        frames.for_each(|frame| self.recycle(frame));
+    }
+
     /// The frame's bytes, from the Ethernet header on, without a frame check sequence.
     fn bytes<'a>(&'a self, frame: &'a Self::Frame) -> &'a [u8];
 

@@ -101,6 +101,7 @@ unsafe extern "C" {
     pub(super) fn vipdp_dpdk_rx(
         device: u16,
         queue: u16,
+        pool: *mut c_void,
         owner: u16,
         out: *mut Frame,
         drops: *mut RxDrops,
@@ -118,7 +119,7 @@ unsafe extern "C" {
         out: *mut Frame,
         count: c_uint,
     ) -> c_int;
-    pub(super) fn vipdp_dpdk_free(pool: *mut c_void, mbufs: *mut NonNull<c_void>, count: c_uint);
+    pub(super) fn vipdp_dpdk_free(pool: *mut c_void, mbufs: *const NonNull<c_void>, count: c_uint);
     pub(super) fn vipdp_dpdk_available(pool: *mut c_void) -> c_uint;
     pub(super) fn vipdp_dpdk_forward(device: u16, queue: u16) -> c_uint;
 }

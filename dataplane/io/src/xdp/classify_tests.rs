@@ -16,8 +16,8 @@ use vipdp_core::classify::is_ours;
 use vipdp_core::hash::{ClientHash, HashInput};
 use vipdp_core::snapshot::{Ingress, Service, Vips as VipSet};
 
-use super::offload_tests::frames;
 use super::{NextHops, NextHopsMap, TunnelEnd, TunnelsMap, load, take, take_vips, typed};
+use crate::frames;
 
 /// What the program answers for a frame that goes to a socket (linux/bpf.h).
 const XDP_REDIRECT: u32 = 4;

@@ -1,9 +1,6 @@
 //! The offload against the worker: what the loaded program does with a frame by itself, a worker would do
 //! too. The program runs by `BPF_PROG_TEST_RUN`, on no interface. Needs root.
 
-#[path = "../../../core/tests/frames/mod.rs"]
-pub(super) mod frames;
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::Ebpf;
@@ -27,7 +24,7 @@ use super::offload::{Offload, OffloadFacts};
 use super::{
     COUNTERS, OFFLOAD_DROPPED, OFFLOAD_PASSED, Vips, load, take, take_offload, take_vips, typed,
 };
-use frames::{Link, OWN, PEER, ROUTER, SHARED, SHARED_LINK, VIP4, VIP6, tcp_flags};
+use crate::frames::{self, Link, OWN, PEER, ROUTER, SHARED, SHARED_LINK, VIP4, VIP6, tcp_flags};
 
 const HASH_KEY: [u8; 16] = *b"a cluster's key!";
 const DNS: u16 = 53;
