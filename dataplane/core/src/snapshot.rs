@@ -4,13 +4,15 @@
 //! the newest one once per burst. A worker never frees a snapshot: the publisher keeps every
 //! retired one until it holds the only reference.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
 
 use crate::anycast::{Anycast, PeerPath};
 use crate::bucket::{BUCKETS, Bucket, BucketSet};
+use crate::decide::ordinary::Plain;
 use crate::hash::ClientHash;
 use crate::prefix::Prefix;
 use crate::slot::{SLOTS, Slot};
@@ -46,13 +48,16 @@ impl Snapshot {
 
     /// A node that holds nothing and has no lease yet: where every node starts.
     pub fn waiting(service: impl Into<Arc<Service>>) -> Self {
+        let service = service.into();
+        // Here, not by the first worker that wants it.
+        service.plain();
         Self {
             generation: 0,
             lease_until_ns: 0,
             holdings: Holdings::none(),
             previous: Arc::new(PreviousOwners::none()),
             latest: None,
-            service: service.into(),
+            service,
         }
     }
 }
@@ -137,8 +142,8 @@ impl Holdings {
     }
 }
 
-impl std::fmt::Debug for Holdings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Holdings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {BUCKETS} owned", self.owned())
     }
 }
@@ -172,6 +177,25 @@ pub struct Service {
     pub peers: [Option<PeerPath>; SLOTS],
     /// How frames from the host leave by the data plane; `None` with `egress = "direct"`.
     pub egress: Option<Egress>,
+    /// What workers make of all this.
+    pub derived: Derived,
+}
+
+/// What is computed of a [`Service`] once, before workers see it. A copy, which may be made in order to change
+/// something, has it computed anew.
+#[derive(Default)]
+pub struct Derived(OnceLock<Plain>);
+
+impl Clone for Derived {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl fmt::Debug for Derived {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Derived")
+    }
 }
 
 impl Service {
@@ -197,7 +221,14 @@ impl Service {
             peer_macs: [None; SLOTS],
             peers: [None; SLOTS],
             egress: None,
+            derived: Derived::default(),
         }
+    }
+
+    /// What tells ordinary packets that are for this service.
+    #[inline]
+    pub(crate) fn plain(&self) -> &Plain {
+        self.derived.0.get_or_init(|| Plain::new(self))
     }
 
     /// Whether UDP flows to `port` are tracked.

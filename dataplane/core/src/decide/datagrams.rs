@@ -23,8 +23,10 @@ use crate::wire::{ipv4, ipv6, protocol, udp};
 /// How many lanes are judged at once: the length of the longest vectors, of 512 bits.
 const STEP: usize = 8;
 
-/// A number for each lane.
-type Column = [u64; BURST];
+/// A number for each lane, placed so that no vector lies in two cache lines.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Column([u64; BURST]);
 
 /// The words of a datagram's headers, of IPv4 up to the length in the UDP header, of IPv6 up to the checksum.
 pub(super) const WORDS4: usize = 5;
@@ -37,7 +39,7 @@ pub(super) struct Wanted<const WORDS: usize> {
     /// of the only VIP if there is no other.
     mask: [u64; WORDS],
     bits: [u64; WORDS],
-    /// Ports of which some flows are tracked: see `Rules`.
+    /// Ports of which some flows are tracked: see `Plain`.
     may_track: u64,
 }
 
@@ -104,10 +106,10 @@ pub(super) struct Datagrams<const WORDS: usize> {
 impl<const WORDS: usize> Datagrams<WORDS> {
     /// No datagram.
     pub(super) const NONE: Self = Self {
-        words: [[0; BURST]; WORDS],
-        lens: [0; BURST],
-        faults: [1; BURST],
-        hashes: [0; BURST],
+        words: [Column([0; BURST]); WORDS],
+        lens: Column([0; BURST]),
+        faults: Column([1; BURST]),
+        hashes: Column([0; BURST]),
         is_empty: true,
     };
 
@@ -117,9 +119,9 @@ impl<const WORDS: usize> Datagrams<WORDS> {
         let (head, _) = frame.as_chunks::<8>();
         let Some(head) = head.first_chunk::<WORDS>() else { return false };
         for (column, &word) in self.words.iter_mut().zip(head) {
-            column[lane] = u64::from_le_bytes(word);
+            column.0[lane] = u64::from_le_bytes(word);
         }
-        self.lens[lane] = frame.len() as u64;
+        self.lens.0[lane] = frame.len() as u64;
         self.is_empty = false;
         true
     }
@@ -139,15 +141,15 @@ impl<const WORDS: usize> Datagrams<WORDS> {
     /// The hashes of the clients in the first lanes, if all their datagrams are plain and wanted.
     #[inline(always)]
     pub(super) fn all_judged(&self, lanes: usize) -> Option<&[u64]> {
-        let faults = &self.faults[..lanes];
+        let faults = &self.faults.0[..lanes];
         let all = faults.iter().fold(0, |all, faults| all | faults);
-        (all == 0).then_some(&self.hashes[..lanes])
+        (all == 0).then_some(&self.hashes.0[..lanes])
     }
 
     /// The hash of a lane's client, if its datagram is plain and wanted.
     #[inline(always)]
     pub(super) fn judged(&self, lane: usize) -> Option<u64> {
-        (self.faults[lane] == 0).then_some(self.hashes[lane])
+        (self.faults.0[lane] == 0).then_some(self.hashes.0[lane])
     }
 }
 
@@ -155,7 +157,7 @@ impl Datagrams<WORDS4> {
     /// Where a lane's datagram goes.
     #[inline(always)]
     pub(super) fn vip(&self, lane: usize) -> Ipv4Addr {
-        let word = |n: usize| self.words[n][lane];
+        let word = |n: usize| self.words[n].0[lane];
         let address = word(3) >> 48 | word(4) << 16;
         Ipv4Addr::from((address as u32).to_le_bytes())
     }
@@ -165,7 +167,7 @@ impl Datagrams<WORDS6> {
     /// Where a lane's datagram goes.
     #[inline(always)]
     pub(super) fn vip(&self, lane: usize) -> Ipv6Addr {
-        let word = |n: usize| self.words[n][lane];
+        let word = |n: usize| self.words[n].0[lane];
         let (first, second) = (word(4) >> 48 | word(5) << 16, word(5) >> 48 | word(6) << 16);
         Ipv6Addr::from((u128::from(second) << 64 | u128::from(first)).to_le_bytes())
     }
@@ -192,10 +194,10 @@ where
         for lane in 0..lanes.next_multiple_of(STEP).min(BURST) {
             let mut words = [0; WORDS];
             for (word, column) in words.iter_mut().zip(&datagrams.words) {
-                *word = column[lane];
+                *word = column.0[lane];
             }
-            (datagrams.faults[lane], datagrams.hashes[lane]) =
-                wanted.judge_one(&hash, words, datagrams.lens[lane]);
+            (datagrams.faults.0[lane], datagrams.hashes.0[lane]) =
+                wanted.judge_one(&hash, words, datagrams.lens.0[lane]);
         }
     }
 }

@@ -29,7 +29,7 @@ pub mod anycast;
 pub mod burst;
 mod datagrams;
 pub mod egress;
-mod ordinary;
+pub(crate) mod ordinary;
 pub mod search;
 pub mod shared_mac;
 pub mod tiered;

@@ -42,12 +42,10 @@ pub(super) fn decisions(snapshot: &Snapshot, now: Now) -> [Decision; 2] {
     [ours.into(), Verdict::Drop(DropReason::NotOwner).into()]
 }
 
-/// What an ordinary packet is decided by.
-pub(super) struct Rules<'a> {
-    snapshot: &'a Snapshot,
-    service: &'a Service,
-    flows: &'a FlowTable,
-    /// Whether they take anything.
+/// What tells ordinary packets that are for a service: the same for as long as that stays as it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Plain {
+    /// Whether the rules take anything: not in other modes, nor where VIPs are on a tagged segment.
     is_ours: bool,
     /// What the VIPs of each family resolve to.
     shared4: u64,
@@ -57,13 +55,10 @@ pub(super) struct Rules<'a> {
     /// Whether a datagram that is as wanted is for a VIP.
     has_one_vip4: bool,
     has_one_vip6: bool,
-    has_lease: bool,
 }
 
-impl<'a> Rules<'a> {
-    /// The rules for a burst. They take nothing in other modes, and where VIPs are on a tagged segment.
-    pub(super) fn new(snapshot: &'a Snapshot, flows: &'a FlowTable, now: Now) -> Self {
-        let service = &*snapshot.service;
+impl Plain {
+    pub(crate) fn new(service: &Service) -> Self {
         let shared = match (&service.ingress, service.vlan) {
             (&Ingress::SharedMac(shared), None)
                 if shared.v4 != service.own_mac && shared.v6 != service.own_mac =>
@@ -73,15 +68,14 @@ impl<'a> Rules<'a> {
             _ => None,
         };
         let SharedMac { v4, v6 } = shared.unwrap_or(SharedMac::unicast(service.own_mac));
+        // Ports of which some flows are tracked, as far as 64 bits tell: the bit of a port's lowest six. All
+        // are set where even an answer to the host may come from a client's port.
         let may_track = match service.egress {
             Some(_) => u64::MAX,
             None => service.sticky_udp_ports.iter().fold(0, |all, port| all | 1 << (port % 64)),
         };
         let (only4, only6) = (service.vips.only_v4(), service.vips.only_v6());
         Self {
-            snapshot,
-            service,
-            flows,
             is_ours: shared.is_some(),
             shared4: word(v4),
             shared6: word(v6),
@@ -89,15 +83,32 @@ impl<'a> Rules<'a> {
             wanted6: Wanted::v6(v6, only6, may_track),
             has_one_vip4: only4.is_some(),
             has_one_vip6: only6.is_some(),
-            has_lease: now.ns <= snapshot.lease_until_ns,
         }
+    }
+}
+
+/// What an ordinary packet is decided by.
+pub(super) struct Rules<'a> {
+    snapshot: &'a Snapshot,
+    service: &'a Service,
+    plain: &'a Plain,
+    flows: &'a FlowTable,
+    has_lease: bool,
+}
+
+impl<'a> Rules<'a> {
+    /// The rules for a burst.
+    pub(super) fn new(snapshot: &'a Snapshot, flows: &'a FlowTable, now: Now) -> Self {
+        let service = &*snapshot.service;
+        let has_lease = now.ns <= snapshot.lease_until_ns;
+        Self { snapshot, service, plain: service.plain(), flows, has_lease }
     }
 
     /// Looks at the frame of a lane for the first time. What it says of the shape stands, but for a datagram
     /// only as far as [`decide`](Self::decide) confirms it.
     #[inline(always)]
     pub(super) fn sort(&self, lane: usize, frame: &[u8], batches: &mut Batches) -> Option<Shape> {
-        if !self.is_ours {
+        if !self.plain.is_ours {
             return None;
         }
         let shape = Shape::of(frame)?;
@@ -114,11 +125,11 @@ impl<'a> Rules<'a> {
     pub(super) fn judge<C: Processor>(&self, lanes: usize, batches: &mut Batches) {
         let (Batches { udp4, udp6, .. }, hash) = (batches, &self.service.client_hash);
         if !udp4.is_empty() {
-            C::in_vectors(Judging { lanes, datagrams: udp4, wanted: &self.wanted4, hash });
+            C::in_vectors(Judging { lanes, datagrams: udp4, wanted: &self.plain.wanted4, hash });
             udp4.clear();
         }
         if !udp6.is_empty() {
-            C::in_vectors(Judging { lanes, datagrams: udp6, wanted: &self.wanted6, hash });
+            C::in_vectors(Judging { lanes, datagrams: udp6, wanted: &self.plain.wanted6, hash });
             udp6.clear();
         }
     }
@@ -133,7 +144,9 @@ impl<'a> Rules<'a> {
         batches: &mut Batches,
         frame: impl Fn(usize) -> &'f [u8],
     ) -> bool {
-        let Some(shape) = batches.before.take().filter(|_| self.is_ours) else { return false };
+        let Some(shape) = batches.before.take().filter(|_| self.plain.is_ours) else {
+            return false;
+        };
         let Batches { udp4, udp6, .. } = batches;
         let are_taken = match shape {
             Shape::Udp4 => (0..count).all(|lane| udp4.take(lane, frame(lane))),
@@ -145,10 +158,10 @@ impl<'a> Rules<'a> {
         let vips = &self.service.vips;
         let (hashes, are_to_vips) = if shape == Shape::Udp4 {
             let is_vip = |lane| vips.contains_v4(udp4.vip(lane));
-            (udp4.all_judged(count), self.has_one_vip4 || (0..count).all(is_vip))
+            (udp4.all_judged(count), self.plain.has_one_vip4 || (0..count).all(is_vip))
         } else {
             let is_vip = |lane| vips.contains_v6(udp6.vip(lane));
-            (udp6.all_judged(count), self.has_one_vip6 || (0..count).all(is_vip))
+            (udp6.all_judged(count), self.plain.has_one_vip6 || (0..count).all(is_vip))
         };
         let (Some(hashes), true) = (hashes, are_taken && are_to_vips) else { return false };
         *before = Some(shape);
@@ -210,14 +223,14 @@ impl<'a> Rules<'a> {
         // An arm for each: what is known of a shape need not be asked for again.
         match shape {
             Shape::Udp4 => match udp4.judged(lane) {
-                Some(hash) if self.has_one_vip4 || vips.contains_v4(udp4.vip(lane)) => {
+                Some(hash) if self.plain.has_one_vip4 || vips.contains_v4(udp4.vip(lane)) => {
                     self.decide_datagram(shape, hash, answers, frame);
                     true
                 }
                 _ => false,
             },
             Shape::Udp6 => match udp6.judged(lane) {
-                Some(hash) if self.has_one_vip6 || vips.contains_v6(udp6.vip(lane)) => {
+                Some(hash) if self.plain.has_one_vip6 || vips.contains_v6(udp6.vip(lane)) => {
                     self.decide_datagram(shape, hash, answers, frame);
                     true
                 }
@@ -225,11 +238,13 @@ impl<'a> Rules<'a> {
             },
             Shape::Tcp4 => {
                 let frame = frame(answers.len());
-                self.take_segment(Shape::Tcp4, self.shared4, frame, answers, batches).is_some()
+                self.take_segment(Shape::Tcp4, self.plain.shared4, frame, answers, batches)
+                    .is_some()
             }
             Shape::Tcp6 => {
                 let frame = frame(answers.len());
-                self.take_segment(Shape::Tcp6, self.shared6, frame, answers, batches).is_some()
+                self.take_segment(Shape::Tcp6, self.plain.shared6, frame, answers, batches)
+                    .is_some()
             }
         }
     }
