@@ -10,6 +10,7 @@
 //! ```text
 //! Worker::poll_once            worker.rs    one burst
 //!   port.rx_burst              port/        frames come in
+//!   Burst::judge               decide/      plain datagrams side by side, in vectors; of any other:
 //!   parse                      parse.rs     bytes -> Parsed, or a ParseError that a counter counts
 //!   lookup                     decide/      Parsed -> bucket and flow key: the hashes
 //!   flows.prefetch             flow/        bring the flow's cache line near
