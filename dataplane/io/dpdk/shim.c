@@ -25,17 +25,23 @@
 /* Bytes that a frame may have: so much room is in each mbuf behind its headroom. */
 #define DATA_ROOM 2048
 
-/* A frame: one mbuf of one segment, and where in its buffer the bytes are. */
+/* A frame: one mbuf of one segment, of the port's pool, by its bytes. */
 struct vipdp_frame {
-	void *mbuf;
 	uint8_t *data;
 	/* Bytes in use from `data` on. */
 	uint16_t len;
-	/* Bytes of the buffer before `data`, and from it on. */
+	/* Bytes of the buffer before `data`. */
 	uint16_t headroom;
-	uint16_t room;
-	/* For the port, which fills it in. */
-	uint16_t owner;
+	/* The port's number; and CHANGED if the mbuf says otherwise of `len` and `headroom`. */
+	uint32_t owner;
+};
+
+#define CHANGED (UINT32_C(1) << 16)
+
+/* Where all mbufs of a pool have their buffers: so many bytes behind themselves, and so long. */
+struct vipdp_buffers {
+	uint32_t offset;
+	uint32_t len;
 };
 
 /* Frames that were received and are not handed on. */
@@ -249,6 +255,13 @@ void vipdp_dpdk_close(uint16_t device)
 	rte_eth_dev_close(device);
 }
 
+/* As rte_pktmbuf_init has it for a pool whose mbufs have no private area. */
+void vipdp_dpdk_buffers(void *pool, struct vipdp_buffers *out)
+{
+	out->offset = sizeof(struct rte_mbuf);
+	out->len = rte_pktmbuf_data_room_size(pool);
+}
+
 void vipdp_dpdk_free_pool(void *pool)
 {
 	rte_mempool_free(pool);
@@ -323,14 +336,16 @@ int vipdp_dpdk_statistics(uint16_t device, struct vipdp_statistics *out)
 
 static inline void describe(struct vipdp_frame *frame, struct rte_mbuf *mbuf, uint16_t owner)
 {
-	uint16_t headroom = mbuf->data_off;
-
-	frame->mbuf = mbuf;
-	frame->data = (uint8_t *)mbuf->buf_addr + headroom;
+	frame->data = rte_pktmbuf_mtod(mbuf, uint8_t *);
 	frame->len = mbuf->data_len;
-	frame->headroom = headroom;
-	frame->room = mbuf->buf_len - headroom;
+	frame->headroom = mbuf->data_off;
 	frame->owner = owner;
+}
+
+/* The pools are made here, and leave no room between an mbuf and its buffer. */
+static inline struct rte_mbuf *mbuf_of(const struct vipdp_frame *frame)
+{
+	return (struct rte_mbuf *)(frame->data - frame->headroom - sizeof(struct rte_mbuf));
 }
 
 /*
@@ -405,24 +420,31 @@ unsigned int vipdp_dpdk_rx(uint16_t device, uint16_t queue, void *pool, uint16_t
 	return next - out;
 }
 
-/* Hands frames to the driver, from the first on. Returns how many it took; the rest is as before. */
-unsigned int vipdp_dpdk_tx(uint16_t device, uint16_t queue, const struct vipdp_frame *frames,
-			   unsigned int count)
+/*
+ * Hands frames to the driver, from the first on. Returns how many it took; the rest is as before. UINT32_MAX if some
+ * are not the owner's, or shorter than an Ethernet header.
+ */
+uint32_t vipdp_dpdk_tx(uint16_t device, uint16_t queue, uint16_t owner, const struct vipdp_frame *frames,
+		       uint32_t count)
 {
 	struct rte_mbuf *mbufs[BURST];
-	unsigned int sent = 0;
+	uint32_t sent = 0;
 
 	while (sent < count) {
-		unsigned int now = RTE_MIN(count - sent, (unsigned int)BURST);
-		unsigned int taken;
+		uint32_t now = RTE_MIN(count - sent, (uint32_t)BURST);
+		uint32_t taken;
 
-		for (unsigned int at = 0; at < now; at++) {
+		for (uint32_t at = 0; at < now; at++) {
 			const struct vipdp_frame *frame = &frames[sent + at];
-			struct rte_mbuf *mbuf = frame->mbuf;
+			struct rte_mbuf *mbuf = mbuf_of(frame);
 
-			mbuf->data_off = frame->headroom;
-			mbuf->data_len = frame->len;
-			mbuf->pkt_len = frame->len;
+			if (unlikely(frame->owner != owner || frame->len < RTE_ETHER_HDR_LEN)) {
+				if (frame->owner != (owner | CHANGED) || frame->len < RTE_ETHER_HDR_LEN)
+					return UINT32_MAX;
+				mbuf->data_off = frame->headroom;
+				mbuf->data_len = frame->len;
+				mbuf->pkt_len = frame->len;
+			}
 			mbufs[at] = mbuf;
 		}
 		taken = rte_eth_tx_burst(device, queue, mbufs, now);

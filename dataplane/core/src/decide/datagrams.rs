@@ -214,13 +214,12 @@ impl JudgeOne<WORDS4> for Wanted<WORDS4> {
     fn judge_one(&self, hash: &ClientHash, words: [u64; WORDS4], frame_len: u64) -> (u64, u64) {
         let [_, word1, word2, word3, word4] = words;
         let total_len = be16(word2);
-        let lengths =
-            lengths(frame_len, ethernet::HEADER_LEN, total_len, ipv4::HEADER_LEN, word4 >> 48);
+        let too_short = too_short(frame_len, total_len, ipv4::HEADER_LEN, word4 >> 48);
         // See `v4_len`.
         let network = word3 >> 16 & 0xff;
-        let may_send = negative(network.wrapping_sub(1))
-            | negative(223_u64.wrapping_sub(network))
-            | negative((network ^ 127).wrapping_sub(1));
+        let no_sender = network.wrapping_sub(1)
+            | 223_u64.wrapping_sub(network)
+            | (network ^ 127).wrapping_sub(1);
         // See `is_intact`. Of a sum of six numbers of 32 bits the carries are added twice; what is all ones then,
         // and never zero since the version is in it, was a multiple of all ones.
         let sum = (word1 >> 48)
@@ -231,8 +230,10 @@ impl JudgeOne<WORDS4> for Wanted<WORDS4> {
             + (word4 & 0xffff);
         let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
         let sum = (sum & 0xffff) + (sum >> 16);
-        let faults =
-            unlike(self, words) | tracked(self, word4 >> 32) | (sum ^ 0xffff) | lengths | may_send;
+        let faults = unlike(self, words)
+            | tracked(self, word4 >> 32)
+            | (sum ^ 0xffff)
+            | (too_short | no_sender) >> 63;
         let client = hash.words_v4_le(word3 >> 16 & 0xffff_ffff, word4 >> 16 & 0xffff);
         (faults, hash.hash_words(client))
     }
@@ -243,12 +244,11 @@ impl JudgeOne<WORDS6> for Wanted<WORDS6> {
     fn judge_one(&self, hash: &ClientHash, words: [u64; WORDS6], frame_len: u64) -> (u64, u64) {
         let [_, _, word2, word3, word4, _, word6, word7] = words;
         let packet_len = be16(word2 >> 16) + ipv6::HEADER_LEN as u64;
-        let lengths =
-            lengths(frame_len, ethernet::HEADER_LEN, packet_len, ipv6::HEADER_LEN, word7 >> 16);
+        let too_short = too_short(frame_len, packet_len, ipv6::HEADER_LEN, word7 >> 16);
         // See `v6_len`.
         let first = word2 >> 48 & 0xff;
-        let may_send = negative(first.wrapping_sub(1)) | negative((first ^ 0xff).wrapping_sub(1));
-        let faults = unlike(self, words) | tracked(self, word7) | lengths | may_send;
+        let no_sender = first.wrapping_sub(1) | (first ^ 0xff).wrapping_sub(1);
+        let faults = unlike(self, words) | tracked(self, word7) | (too_short | no_sender) >> 63;
         let source = [word2 >> 48 | word3 << 16, word3 >> 48 | word4 << 16];
         let client = hash.words_v6_le(source, word6 >> 48);
         (faults, hash.hash_words(client))
@@ -271,26 +271,20 @@ fn tracked<const WORDS: usize>(wanted: &Wanted<WORDS>, port: u64) -> u64 {
     wanted.may_track >> (port >> 8 & 63) & 1
 }
 
-/// Not zero if the packet is longer than its frame, or the datagram, whose length lies in the lowest two bytes of
-/// `udp_len`, shorter than its header or longer than the packet.
+/// Less than zero, by its highest bit, if the packet is longer than its frame, or the datagram, whose length lies in the
+/// lowest two bytes of `udp_len`, shorter than its header or longer than the packet.
 #[inline(always)]
-fn lengths(frame_len: u64, ip: usize, packet_len: u64, ip_header_len: usize, udp_len: u64) -> u64 {
+fn too_short(frame_len: u64, packet_len: u64, ip_header_len: usize, udp_len: u64) -> u64 {
     let udp_len = be16(udp_len);
-    negative(frame_len.wrapping_sub(packet_len + ip as u64))
-        | negative(udp_len.wrapping_sub(udp::HEADER_LEN as u64))
-        | negative(packet_len.wrapping_sub(udp_len + ip_header_len as u64))
+    frame_len.wrapping_sub(packet_len + ethernet::HEADER_LEN as u64)
+        | udp_len.wrapping_sub(udp::HEADER_LEN as u64)
+        | packet_len.wrapping_sub(udp_len + ip_header_len as u64)
 }
 
 /// The number in network byte order that lies in the lowest two bytes.
 #[inline(always)]
 fn be16(word: u64) -> u64 {
     (word & 0xff) << 8 | (word >> 8 & 0xff)
-}
-
-/// The highest bit: set of what has become less than zero.
-#[inline(always)]
-fn negative(difference: u64) -> u64 {
-    difference >> 63
 }
 
 #[cfg(test)]

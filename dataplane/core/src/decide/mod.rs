@@ -142,8 +142,9 @@ fn fragment_key(flows: &FlowTable, hash: u64, packet: &IpPacket) -> Option<FlowK
     }
 }
 
-/// A verdict, and what it did to the flow table.
+/// A verdict, and what it did to the flow table. As long as a vector, so that it is copied as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(align(16))]
 pub struct Decision {
     /// What becomes of the packet.
     pub verdict: Verdict,

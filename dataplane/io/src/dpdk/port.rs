@@ -56,16 +56,26 @@ pub(super) const OWN_MAX: usize = SPARE + WAITING_MAX + 6 * BURST;
 #[must_use = "a frame that is dropped is lost to its port"]
 #[repr(C)]
 pub struct Frame {
-    mbuf: NonNull<c_void>,
     data: NonNull<u8>,
     /// Bytes in use from `data` on.
     len: u16,
     /// Bytes of the buffer before `data`.
     headroom: u16,
-    /// Bytes of the buffer from `data` on.
-    room: u16,
-    /// The port's queue.
-    owner: u16,
+    /// The port's queue; and [`CHANGED`] if the mbuf says otherwise of `len` and `headroom`.
+    owner: u32,
+}
+
+/// What a frame's length and place are is written to its mbuf when it is transmitted, if at all.
+const CHANGED: u32 = 1 << 16;
+
+impl Frame {
+    /// The mbuf, whose buffer lies so many bytes behind it.
+    #[inline]
+    fn mbuf(&self, buffer_offset: usize) -> NonNull<c_void> {
+        let before = usize::from(self.headroom) + buffer_offset;
+        // SAFETY: the buffer begins `headroom` bytes before `data`; mbuf and buffer are one object of a pool.
+        unsafe { self.data.sub(before).cast() }
+    }
 }
 
 // SAFETY: the mbuf belongs to whoever has the frame, and DPDK binds no mbuf to a thread.
@@ -103,6 +113,10 @@ pub struct DpdkPort {
     device: u16,
     queue: u16,
     pool: NonNull<c_void>,
+    /// Where each mbuf of the pool has its buffer: so many bytes behind itself.
+    buffer_offset: usize,
+    /// Bytes of each buffer.
+    buffer_len: usize,
     total: usize,
     spare: Vec<Frame>,
     /// Mbufs that go back to the pool at the next occasion.
@@ -131,10 +145,15 @@ impl DpdkPort {
         total: usize,
         handle: Arc<Handle>,
     ) -> Self {
+        let mut buffers = shim::Buffers::default();
+        // SAFETY: the pool lives as long as the device, which the handle keeps.
+        unsafe { shim::vipdp_dpdk_buffers(pool.as_ptr(), &raw mut buffers) };
         let mut port = Self {
             device,
             queue,
             pool,
+            buffer_offset: buffers.offset as usize,
+            buffer_len: buffers.len as usize,
             total,
             spare: Vec::with_capacity(SPARE + BURST),
             recycled: Vec::with_capacity(2 * BURST),
@@ -206,8 +225,14 @@ impl DpdkPort {
     /// Hands frames to the driver. Those that it took, the first ones, are gone: the caller forgets them.
     fn send(device: u16, queue: u16, frames: &[Frame]) -> usize {
         // SAFETY: the queue is set up and the port's alone; each frame names an mbuf that is the port's,
-        // with `headroom` and `len` within its buffer.
-        unsafe { shim::vipdp_dpdk_tx(device, queue, frames.as_ptr(), frames.len() as u32) as usize }
+        // with `headroom` and `len` within its buffer, or none is handed over.
+        let sent = unsafe {
+            shim::vipdp_dpdk_tx(device, queue, queue, frames.as_ptr(), frames.len() as u32)
+        };
+        if sent == u32::MAX {
+            assert_may_leave(frames, queue);
+        }
+        sent as usize
     }
 
     /// Gives up what is to leave by a NIC without a link. A driver would keep it until the link is back, and send it
@@ -217,7 +242,7 @@ impl DpdkPort {
         let refused = frames.len();
         self.refused += (refused + self.waiting.len()) as u64;
         for frame in self.waiting.drain(..).chain(frames.drain(..)) {
-            self.recycled.push(frame.mbuf);
+            self.recycled.push(frame.mbuf(self.buffer_offset));
         }
         refused
     }
@@ -264,6 +289,12 @@ impl DpdkPort {
         }
     }
 
+    /// Bytes of a frame's buffer from the first one in use on.
+    #[inline]
+    fn room(&self, frame: &Frame) -> usize {
+        self.buffer_len - usize::from(frame.headroom)
+    }
+
     #[inline]
     fn assert_own(&self, frame: &Frame) {
         assert_owner(frame, self.queue);
@@ -273,8 +304,16 @@ impl DpdkPort {
 /// A frame of another port names an mbuf of another pool.
 #[inline]
 fn assert_owner(frame: &Frame, queue: u16) {
-    if frame.owner != queue {
-        refuse_foreign(frame.owner, queue);
+    if frame.owner as u16 != queue {
+        refuse_foreign(frame.owner as u16, queue);
+    }
+}
+
+/// What is shorter some drivers do not bear.
+fn assert_may_leave(frames: &[Frame], queue: u16) {
+    for frame in frames {
+        assert_owner(frame, queue);
+        assert!(frame.len >= FRAME_LEN_MIN, "a frame of {} bytes to transmit", frame.len);
     }
 }
 
@@ -312,16 +351,9 @@ impl Port for DpdkPort {
 
     #[inline]
     fn tx_burst(&mut self, frames: &mut Vec<Frame>) -> usize {
-        // Found out without a branch for each.
-        let may_leave = |frame: &Frame| frame.owner == self.queue && frame.len >= FRAME_LEN_MIN;
-        if !frames.iter().fold(true, |all, frame| all & may_leave(frame)) {
-            for frame in frames.iter() {
-                self.assert_own(frame);
-                assert!(frame.len >= FRAME_LEN_MIN, "a frame of {} bytes to transmit", frame.len);
-            }
-        }
         self.held -= frames.len();
         if !self.handle.link().is_up {
+            assert_may_leave(frames, self.queue);
             return self.refuse(frames);
         }
         self.flush();
@@ -329,13 +361,14 @@ impl Port for DpdkPort {
         if self.waiting.is_empty() {
             sent = Self::send(self.device, self.queue, frames);
         }
+        assert_may_leave(&frames[sent..], self.queue);
         let mut rest = frames.drain(sent..);
         let room = WAITING_MAX - self.waiting.len();
         self.waiting.extend(rest.by_ref().take(room));
         let refused = rest.len();
         for frame in rest {
             // Bounded by the burst: for once the list grows.
-            self.recycled.push(frame.mbuf);
+            self.recycled.push(frame.mbuf(self.buffer_offset));
         }
         // The driver has them.
         frames.clear();
@@ -369,7 +402,7 @@ impl Port for DpdkPort {
         if self.recycled.len() >= 2 * BURST {
             self.release();
         }
-        self.recycled.push(frame.mbuf);
+        self.recycled.push(frame.mbuf(self.buffer_offset));
         self.held -= 1;
     }
 
@@ -382,7 +415,7 @@ impl Port for DpdkPort {
         let (before, mut count) = (self.recycled.len(), 0);
         for (place, frame) in self.recycled.spare_capacity_mut().iter_mut().zip(frames) {
             assert_owner(&frame, self.queue);
-            place.write(frame.mbuf);
+            place.write(frame.mbuf(self.buffer_offset));
             count += 1;
         }
         // SAFETY: so many were just written behind those before.
@@ -403,18 +436,16 @@ impl Port for DpdkPort {
         self.assert_own(frame);
         // SAFETY: the frame is alone with its buffer (module doc), and borrowed mutably. The bytes reach
         // from its first one to the buffer's end, and its memory started zeroed.
-        unsafe { std::slice::from_raw_parts_mut(frame.data.as_ptr(), usize::from(frame.room)) }
+        unsafe { std::slice::from_raw_parts_mut(frame.data.as_ptr(), self.room(frame)) }
     }
 
     #[inline]
     fn set_len(&mut self, frame: &mut Frame, len: usize) {
         self.assert_own(frame);
-        assert!(
-            len <= usize::from(frame.room),
-            "a frame of {len} bytes in a buffer of {}",
-            frame.room
-        );
+        let room = self.room(frame);
+        assert!(len <= room, "a frame of {len} bytes in a buffer of {room}");
         frame.len = len as u16;
+        frame.owner |= CHANGED;
     }
 
     fn pull(&mut self, frame: &mut Frame, len: usize) {
@@ -423,8 +454,8 @@ impl Port for DpdkPort {
         // SAFETY: less than the frame's length, thus within its buffer.
         frame.data = unsafe { frame.data.add(len) };
         let len = len as u16;
-        (frame.len, frame.headroom, frame.room) =
-            (frame.len - len, frame.headroom + len, frame.room - len);
+        (frame.len, frame.headroom) = (frame.len - len, frame.headroom + len);
+        frame.owner |= CHANGED;
     }
 
     fn push(&mut self, frame: &mut Frame, len: usize) {
@@ -434,8 +465,8 @@ impl Port for DpdkPort {
         // SAFETY: no more than the bytes of the buffer before it.
         frame.data = unsafe { frame.data.sub(len) };
         let len = len as u16;
-        (frame.len, frame.headroom, frame.room) =
-            (frame.len + len, frame.headroom - len, frame.room + len);
+        (frame.len, frame.headroom) = (frame.len + len, frame.headroom - len);
+        frame.owner |= CHANGED;
     }
 
     #[inline]
@@ -461,8 +492,9 @@ impl std::fmt::Debug for DpdkPort {
 
 impl Drop for DpdkPort {
     fn drop(&mut self) {
-        let mine = self.spare.drain(..).chain(self.waiting.drain(..));
-        self.recycled.extend(mine.map(|frame| frame.mbuf));
+        let (mine, offset) =
+            (self.spare.drain(..).chain(self.waiting.drain(..)), self.buffer_offset);
+        self.recycled.extend(mine.map(|frame| frame.mbuf(offset)));
         self.release();
         if self.thread == Some(thread::current().id()) {
             // SAFETY: this thread was registered, and the EAL runs until the handle is gone.

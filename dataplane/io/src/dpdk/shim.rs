@@ -20,6 +20,14 @@ pub(super) struct RxDrops {
     pub(super) bad_checksum: u64,
 }
 
+/// `struct vipdp_buffers`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(super) struct Buffers {
+    pub(super) offset: u32,
+    pub(super) len: u32,
+}
+
 /// `struct vipdp_device_info`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -79,6 +87,7 @@ unsafe extern "C" {
         socket: c_int,
         is_virtual: c_int,
     ) -> *mut c_void;
+    pub(super) fn vipdp_dpdk_buffers(pool: *mut c_void, out: *mut Buffers);
     pub(super) fn vipdp_dpdk_free_pool(pool: *mut c_void);
     pub(super) fn vipdp_dpdk_queue(
         device: u16,
@@ -109,9 +118,10 @@ unsafe extern "C" {
     pub(super) fn vipdp_dpdk_tx(
         device: u16,
         queue: u16,
+        owner: u16,
         frames: *const Frame,
-        count: c_uint,
-    ) -> c_uint;
+        count: u32,
+    ) -> u32;
     pub(super) fn vipdp_dpdk_reap(device: u16, queue: u16);
     pub(super) fn vipdp_dpdk_alloc(
         pool: *mut c_void,
