@@ -78,9 +78,8 @@ impl<const WORDS: usize> Wanted<WORDS> {
     /// What is to this link address, from none of a group.
     fn new(to: MacAddr, may_track: u64) -> Self {
         let mut wanted = Self { mask: [0; WORDS], bits: [0; WORDS], may_track };
-        let [a, b, c, d, e, f] = to.0;
         wanted.mask[0] = (1 << 49) - 1;
-        wanted.bits[0] = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        wanted.bits[0] = word(to);
         wanted
     }
 
@@ -90,6 +89,12 @@ impl<const WORDS: usize> Wanted<WORDS> {
         self.mask[word] |= u64::from(mask) << shift;
         self.bits[word] |= bits << shift;
     }
+}
+
+/// The six bytes of an address in a word, before two bytes of zero.
+pub(super) fn word(mac: MacAddr) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
 }
 
 /// Datagrams of one family, a lane for each place in a burst or a part of it. Lanes that nothing was put into since
@@ -292,7 +297,7 @@ mod tests {
     use super::*;
     use crate::hash::HashInput;
     use crate::parse::ordinary::Shape;
-    use crate::parse::ordinary::tests::{VIP4, frame, mend};
+    use crate::parse::ordinary::tests::{VIP4, for_each_change, frame};
     use crate::parse::{Payload, Transport};
     use std::net::IpAddr;
 
@@ -338,19 +343,10 @@ mod tests {
             let judged = |frame: &[u8]| if shape == Shape::Udp4 { v4(frame) } else { v6(frame) };
             let good = frame(shape, 10);
             assert!(judged(&good).is_some(), "{shape:?}");
-            for at in 0..good.len() {
-                for value in 0..=u8::MAX {
-                    let mut changed = good.clone();
-                    changed[at] = value;
-                    for mended in [false, true] {
-                        if mended {
-                            mend(&mut changed);
-                        }
-                        let expected = expected(shape, vip, &changed);
-                        assert_eq!(judged(&changed), expected, "{shape:?} {at} {value}");
-                    }
-                }
-            }
+            for_each_change(&good, good.len(), |changed, at, value| {
+                let expected = expected(shape, vip, changed);
+                assert_eq!(judged(changed), expected, "{shape:?} {at} {value}");
+            });
             for len in if vip.is_ipv4() { 0 } else { 64 }..good.len() {
                 let cut = &good[..len];
                 assert_eq!(judged(cut), expected(shape, vip, cut), "{shape:?} cut to {len}");

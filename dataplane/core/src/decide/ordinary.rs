@@ -21,7 +21,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::burst::Answers;
-use super::datagrams::{Datagrams, Judging, WORDS4, WORDS6, Wanted};
+use super::datagrams::{Datagrams, Judging, WORDS4, WORDS6, Wanted, word};
 use super::{Decision, Lookup, Now, lookup};
 use crate::bucket::Bucket;
 use crate::flow::FlowTable;
@@ -31,7 +31,6 @@ use crate::parse::{Payload, Ports, Transport, parse};
 use crate::processor::Processor;
 use crate::snapshot::{Holding, Ingress, Service, SharedMac, Snapshot};
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::ethernet::MacAddr;
 use crate::wire::protocol::TCP;
 
 /// The decisions on new packets of which no flow is tracked: those whose bucket is this node's, and those
@@ -378,12 +377,6 @@ impl Default for Batches {
             before: None,
         }
     }
-}
-
-/// The six bytes of an address in a word, before two bytes of zero.
-fn word(mac: MacAddr) -> u64 {
-    let [a, b, c, d, e, f] = mac.0;
-    u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
 }
 
 /// The bytes of an address in such a word.
