@@ -24,7 +24,8 @@ pub(in crate::cluster) const RETURN_NS: u64 = 10_000_000_000;
 /// The last claimants of each bucket.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    /// The last one first. Empty as long as nobody asks.
+    /// Of each bucket: one that claims it is before all that do not, and of those that do not, the last
+    /// one is first. Empty as long as nobody asks.
     claimants: Vec<[Option<Slot>; REMEMBERED]>,
     /// When each member was last seen to be reachable.
     reached_at: Vec<Option<u64>>,
@@ -44,21 +45,40 @@ struct Basis {
 }
 
 impl Node {
-    /// Takes note that `claimant` has begun to claim `buckets`.
+    /// Takes note that `claimant` has `buckets`: it claims them, and did so last.
     pub(super) fn remember(&mut self, claimant: Slot, buckets: &BucketSet) {
         if !self.config.sends_on() || buckets.is_empty() {
             return;
         }
         let history = &mut self.history;
         history.claimants.resize(BUCKETS, [None; REMEMBERED]);
-        history.changes += 1;
+        let mut changes = false;
         for bucket in buckets.iter() {
             let claimants = &mut history.claimants[bucket.index()];
             let known = claimants.iter().position(|&known| known == Some(claimant));
             claimants[..=known.unwrap_or(REMEMBERED - 1)].rotate_right(1);
             claimants[0] = Some(claimant);
+            changes |= known != Some(0);
         }
-        self.table_changed = true;
+        history.changes += u64::from(changes);
+        self.table_changed |= changes;
+    }
+
+    /// Takes note that one has ceased to claim `buckets`. Another that claims them still, and need not
+    /// have begun later, has them now: where several began apart from each other, who began last may
+    /// be who gives way.
+    pub(super) fn remember_who_remains(&mut self, buckets: &BucketSet) {
+        if !self.config.sends_on() || buckets.is_empty() {
+            return;
+        }
+        for slot in self.others() {
+            let mut claims = self.peer(slot).claims.clone();
+            claims.retain_all(buckets);
+            self.remember(slot, &claims);
+        }
+        let mut claims = self.owned.clone();
+        claims.retain_all(buckets);
+        self.remember(self.me, &claims);
     }
 
     /// Who has and had each bucket: the members that are alive and can be reached.
@@ -116,8 +136,8 @@ impl Node {
     fn owners(&self, bucket: Bucket, alive: SlotSet) -> Owners {
         let claimants = self.history.claimants[bucket.index()];
         let is_alive = |slot: &Slot| alive.contains(*slot);
-        // The last one to claim it has it, unless it died: then nobody that is known has. What this node
-        // owns it has, also where another one began to claim it later and is to give it up.
+        // The first one has it, unless it died: then nobody that is known has. What this node owns it has,
+        // also where another one began to claim it later and is to give it up.
         let last = claimants[0].filter(is_alive);
         let now = if self.owned.contains(bucket) { Some(self.me) } else { last };
         let others = |slot: &Slot| is_alive(slot) && *slot != self.me && Some(*slot) != now;

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use vipdp_core::bucket::BucketSet;
 use vipdp_core::slot::{SLOTS, Slot};
 
 use super::peer::FAILBACK_DAMPING;
@@ -29,7 +30,9 @@ impl Node {
         if !peer.claims.is_empty() {
             peer.penalty.add(&FAILBACK_DAMPING, now);
         }
+        let claims = std::mem::replace(&mut peer.claims, BucketSet::EMPTY);
         peer.bury();
+        self.remember_who_remains(&claims);
         self.close_batch(slot, out);
         self.unsettled = true;
     }

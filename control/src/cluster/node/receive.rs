@@ -251,17 +251,19 @@ impl Node {
     fn hear_claims(&mut self, from: Slot, claims: &BucketSet, hands_over: bool) {
         let peer = self.peer(from);
         let changed = !peer.claims_heard || peer.claims != *claims;
-        if changed {
-            let mut new = claims.clone();
-            new.remove_all(&peer.claims);
-            self.remember(from, &new);
-        }
-        let peer = self.peer_mut(from);
         let fresher = peer.claims_ack != peer.ack_heard || peer.hands_over != hands_over;
-        peer.claims = claims.clone();
+        let peer = self.peer_mut(from);
+        let before = std::mem::replace(&mut peer.claims, claims.clone());
         peer.claims_heard = true;
         peer.claims_ack = peer.ack_heard;
         peer.hands_over = hands_over;
+        if changed {
+            let (mut new, mut gone) = (claims.clone(), before.clone());
+            new.remove_all(&before);
+            gone.remove_all(claims);
+            self.remember(from, &new);
+            self.remember_who_remains(&gone);
+        }
         // In a settled cluster only acknowledgements change, and matter to nobody.
         let contested = fresher && self.contests(from);
         self.unsettled |= changed || contested;

@@ -212,8 +212,9 @@ impl Node {
         }
     }
 
-    /// Keeps the flows of `buckets` that are here for a while.
+    /// Keeps the flows of `buckets`, which this node has had, for a while.
     pub(super) fn linger(&mut self, buckets: &BucketSet, out: &mut Vec<Output>) {
+        self.remember_who_remains(buckets);
         // Sixteen steps of time bound the list.
         let step = (self.timing.linger_ns / 16).max(1);
         let until = (self.now + self.timing.linger_ns).next_multiple_of(step);
