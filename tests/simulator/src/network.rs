@@ -451,6 +451,19 @@ impl Network {
         self.hosts.iter().map(load).collect()
     }
 
+    /// What the node tells its data plane of who has a bucket that is not so, if anything.
+    pub fn misjudges(&self, number: usize) -> Option<String> {
+        let host = self.hosts[number].as_ref()?;
+        let told = |bucket| host.owners.get(bucket).now;
+        let is_wrong = |&bucket: &Bucket| {
+            let owners = (0..self.hosts.len()).filter(|&node| self.owns(node, bucket));
+            owners.map(slot).any(|owner| told(bucket) != Some(owner))
+        };
+        let bucket = Bucket::all().find(is_wrong)?;
+        let all = self.describe();
+        Some(format!("{number} takes {:?} for the owner of {bucket:?}\n{all}", told(bucket)))
+    }
+
     /// Whether the node in this place owns `bucket`, and its lease holds.
     pub fn owns(&self, number: usize, bucket: Bucket) -> bool {
         self.hosts[number].as_ref().is_some_and(|host| {

@@ -99,6 +99,7 @@ impl<'a> Run<'a> {
         let mut random = Random::new(seed ^ (name << 40) ^ (loss << 32));
         let count = scenario.nodes[random.below(scenario.nodes.len() as u64) as usize];
         let mut first = parameters(count);
+        first.steers = true;
         first.timing = TIMING;
         first.timing.ramp_ns = scenario.ramp;
         first.partition = scenario.partition;
@@ -532,6 +533,12 @@ impl<'a> Run<'a> {
         let settles = self.rule_of_settling() != Check::One;
         if quiet && settles && self.settled_at.is_some() && self.network.coverage.changed_at > at {
             self.fail("F1", format!("buckets moved after all was settled at {}", at - EPOCH));
+        }
+        // Then those who send packets on to each other agree about to whom.
+        if quiet && self.settled_at.is_some() && self.network.coverage.changed_at <= at {
+            let mut nodes = self.entitled().iter();
+            let wrong = nodes.find_map(|node| self.network.misjudges(node.index()));
+            wrong.into_iter().for_each(|what| self.fail("owners", what));
         }
     }
 
