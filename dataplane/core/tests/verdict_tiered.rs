@@ -382,6 +382,15 @@ fn all_members_are_asked_where_the_router_may_have_chosen_anew() {
         member.sends_on(&segment(client, ACK, link), 3, Mark::Round(slot(3)));
         let link = member.marked(Mark::Round(slot(4)));
         member.sends_on(&segment(client, ACK, link), 3, Mark::Round(slot(4)));
+        // Who does not know all says of no connection that nobody has it.
+        member.is_away = true;
+        member.publish();
+        let link = member.marked(Mark::Round(slot(1)));
+        member.drops(&segment(client, ACK, link), "no_flow");
+        member.sends_on(&quic(client, link), 1, Mark::Round(slot(1)));
+        member.is_away = false;
+        member.publish();
+        member.sends_on(&segment(client, ACK, link), 1, Mark::Round(slot(1)));
         // Alone.
         member.alive = vec![slot(0)];
         member.publish();

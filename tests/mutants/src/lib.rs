@@ -241,6 +241,14 @@ pub const MUTANTS: &[Mutant] = &[
         rule: "anycast: announce iff healthy, not draining, not fenced",
         first: &["ailing-service"],
     },
+    Mutant {
+        name: "owner is who began last",
+        file: "node/history.rs",
+        before: "if !self.config.sends_on() || buckets.is_empty() {\n            return;\n        }\n        for slot",
+        after: "if !self.config.sends_on() || !buckets.is_empty() {\n            return;\n        }\n        for slot",
+        rule: "3: forward to the previous owner, then the one before",
+        first: &["drain-all@0/7", "drain-all"],
+    },
 ];
 
 /// The mutants that every `cargo test` tries; `scripts/mutants` tries all.

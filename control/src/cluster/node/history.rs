@@ -12,6 +12,7 @@ use vipdp_core::tiered::{Owners, PreviousOwners};
 
 use super::Node;
 use crate::cluster::config::{Partition, SlotSet};
+use crate::cluster::wire::NodeFlags;
 
 /// How many claimants of a bucket are remembered: its owner, this node and two more.
 const REMEMBERED: usize = 4;
@@ -41,6 +42,7 @@ struct Basis {
     changes: u64,
     owned: BucketSet,
     alive: SlotSet,
+    asked: SlotSet,
     is_away: bool,
 }
 
@@ -81,14 +83,18 @@ impl Node {
         self.remember(self.me, &claims);
     }
 
-    /// Who has and had each bucket: the members that are alive and can be reached.
+    /// Who has and had each bucket: the members that are alive and can be reached. One that listens
+    /// is left out of rounds: it does not know yet who comes after it.
     pub(super) fn previous_owners(&mut self) -> Arc<PreviousOwners> {
         let reachable = |&slot: &Slot| self.peer(slot).alive && self.peer(slot).mac.is_some();
+        let listens = |&slot: &Slot| self.peer(slot).flags.contains(NodeFlags::LISTEN);
         let mut alive: SlotSet = self.others().filter(reachable).collect();
-        let is_away = self.is_anybody_away(alive);
+        let mut asked: SlotSet = alive.iter().filter(|slot| !listens(slot)).collect();
+        let is_away = self.is_anybody_away(asked) || self.listen_until.is_some();
         alive.insert(self.me);
+        asked.insert(self.me);
         let owned = self.owned.clone();
-        let basis = Basis { changes: self.history.changes, owned, alive, is_away };
+        let basis = Basis { changes: self.history.changes, owned, alive, asked, is_away };
         if let Some((told_by, told)) = &self.history.told
             && *told_by == basis
         {
@@ -99,7 +105,7 @@ impl Node {
         } else {
             let buckets = self.config.assignment().buckets();
             PreviousOwners::new(
-                alive.iter(),
+                asked.iter(),
                 buckets.map(|bucket| (bucket, self.owners(bucket, alive))),
             )
         };

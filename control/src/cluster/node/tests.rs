@@ -690,3 +690,22 @@ fn who_had_a_bucket_beside_this_node_is_known_when_it_is_won() {
     let owners = rig.node.previous_owners().get(rig.bucket);
     assert_eq!((owners.now, owners.before[0]), (Some(slot(0)), Some(slot(1))));
 }
+
+#[test]
+fn who_listens_is_not_asked_in_rounds_and_its_own_knowledge_is_not_all() {
+    let parameters = Parameters { steers: true, ..parameters(Partition::None) };
+    let mut rig = Rig::with([0, 1, 2], parameters);
+    for peer in [1, 2] {
+        rig.node.peer_mut(slot(peer)).mac = Some(MacAddr([2, 0, 0, 0, 0, peer]));
+    }
+    let mut after_1 = |flags| {
+        rig.puppets[2].flags = flags;
+        rig.claim(2, &BucketSet::EMPTY);
+        rig.node.previous_owners().next_alive(slot(0), slot(1))
+    };
+    assert_eq!(after_1(NodeFlags::GATEWAY.with(NodeFlags::LISTEN, true)), None);
+    assert_eq!(after_1(NodeFlags::GATEWAY), Some(slot(2)));
+    assert!(!rig.node.previous_owners().is_incomplete());
+    rig.node.listen_until = Some(rig.now + H);
+    assert!(rig.node.previous_owners().is_incomplete());
+}

@@ -16,13 +16,15 @@
 //! | kind 3, nobody knew it | | serve, even if the address is not ours any more |
 //! | a round (kind 4) | there is a next member | send on: kind 4 |
 //! | | it is an ICMP error | drop: `NoFlow` |
+//! | | it is a TCP segment, and a member may be away | drop: `NoFlow` |
 //! | | | send back to where the round began |
 //! | a round that began here | | serve |
 //!
 //! *Send back* where the address is ours, or we began: serve. Where its owner is not known: drop,
 //! `NoFlow`. *Serve*: enter a SYN or a sticky datagram as a new flow, pass the rest to the host,
 //! whose stack answers a segment of no connection with a reset. While a member is away that may be
-//! back with its flows in a moment, such a segment is dropped instead: `NoFlow`.
+//! back with its flows in a moment, or this node has just started and does not know all, such a
+//! segment is dropped instead: `NoFlow`.
 //!
 //! # Whom to ask
 //! - An address that has a MAC address of its own is known from the frame: its previous owner, then
@@ -268,6 +270,11 @@ impl Rules<'_> {
         match (self.next_in_round(first), self.search.tracking) {
             (Some(next), _) => Step::SendOn(next, Mark::Round(first)),
             (None, Tracking::Error(_)) => Step::Drop(DropReason::NoFlow),
+            // Others may be there that this node does not know, and back where the round began the
+            // host would reset it.
+            (None, Tracking::Tcp(..)) if self.search.snapshot.previous.is_incomplete() => {
+                Step::Drop(DropReason::NoFlow)
+            }
             (None, _) => Step::SendOn(first, Mark::Round(first)),
         }
     }
