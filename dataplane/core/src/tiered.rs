@@ -252,7 +252,8 @@ pub struct Owners {
 #[derive(Clone, PartialEq, Eq)]
 pub struct PreviousOwners {
     owners: Box<[[u8; 3]; BUCKETS]>,
-    /// Members that are alive, this node included: bit `slot`.
+    /// Members that are alive and know each other, this node included, so that a round gets on by
+    /// them: bit `slot`.
     alive: u64,
     /// Of each member: who had an address before that is its now. Bit `slot`.
     before: Box<[u64; SLOTS]>,
@@ -269,8 +270,8 @@ impl PreviousOwners {
         Self::new([], [])
     }
 
-    /// What is known: the members that are `alive` and whose MAC addresses are known, and the `owners`
-    /// of addresses; of the others, nobody.
+    /// What is known: the members that are `alive`, whose MAC addresses are known and who know each
+    /// other, and the `owners` of addresses; of the others, nobody.
     pub fn new(
         alive: impl IntoIterator<Item = Slot>,
         owners: impl IntoIterator<Item = (Bucket, Owners)>,

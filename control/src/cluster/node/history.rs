@@ -41,7 +41,9 @@ pub(super) struct History {
 struct Basis {
     changes: u64,
     owned: BucketSet,
+    /// Who may have a bucket or have had it.
     alive: SlotSet,
+    /// Those of them that are asked in rounds.
     asked: SlotSet,
     is_away: bool,
 }
