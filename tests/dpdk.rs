@@ -204,9 +204,8 @@ fn assert_served_by_fabric(lab: &Lab, nodes: &[&str]) {
 
 /// What a stop and a `cleanup` after a kill are to leave. The interface has had a link before: it has
 /// its link-local address since.
-#[test]
-fn a_stop_and_a_cleanup_after_a_kill_leave_the_host_as_it_was() {
-    let lab = Lab::up(&Options { nodes: 2, io: "dpdk", ..Options::default() });
+fn stops_and_cleanups_leave_the_host_as_it_was(io: &'static str) {
+    let lab = Lab::up(&Options { nodes: 2, io, ..Options::default() });
     let host = lab.namespace("n2");
     let has_carrier = || host.run("ip link show eth0").contains("LOWER_UP");
     let nic = lab.mac("n2", "phy0");
@@ -238,6 +237,16 @@ fn a_stop_and_a_cleanup_after_a_kill_leave_the_host_as_it_was() {
     assert_own_traffic(&lab, "n2");
     lab.topology("stop n2");
     assert_unchanged(&HostState::read(&host), &before);
+}
+
+#[test]
+fn a_stop_and_a_cleanup_after_a_kill_leave_the_host_as_it_was() {
+    stops_and_cleanups_leave_the_host_as_it_was("dpdk");
+}
+
+#[test]
+fn so_they_do_where_dpdk_has_a_program_on_the_interface() {
+    stops_and_cleanups_leave_the_host_as_it_was("dpdk-af-xdp");
 }
 
 #[track_caller]

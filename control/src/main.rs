@@ -80,6 +80,13 @@ fn cleanup(cli: &Cli) -> Result<()> {
     {
         writeln!(out, "removed: {}", directory.display())?;
     }
+    #[cfg(feature = "dpdk")]
+    if let vipdp::config::IoConfig::Dpdk(dpdk) = &config.node.io
+        && let Some(interface) = vipdp_io::dpdk::detach_left(&dpdk.devargs)
+            .context("cannot remove the XDP program that DPDK left")?
+    {
+        writeln!(out, "removed: DPDK's XDP program on {interface}")?;
+    }
     anyhow::ensure!(report.failed.is_empty(), "not everything could be put back");
     Ok(())
 }

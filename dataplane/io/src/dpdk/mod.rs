@@ -31,6 +31,7 @@
 mod device;
 mod kernel;
 mod left;
+mod left_program;
 mod options;
 mod port;
 mod presence;
@@ -44,6 +45,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vipdp_core::wire::ethernet::MacAddr;
 
 pub use left::remove_left;
+pub use left_program::detach_left;
 pub use options::{MTU_MAX, OpenError, Options};
 pub use port::{Accounting, DpdkPort, Frame, QueueStatistics};
 pub use presence::Loss;
