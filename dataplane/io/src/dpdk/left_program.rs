@@ -29,18 +29,19 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 pub fn detach_left(devargs: &str) -> Result<Option<String>, LinkError> {
     let Some(interface) = interface_of(devargs) else { return Ok(None) };
     let mut netlink = Netlink::open()?;
-    let index = match Link::find(&mut netlink, interface) {
-        Ok(link) => link.index,
-        Err(LinkError::Missing { .. }) => return Ok(None),
-        Err(error) => return Err(error),
+    let link = match Link::message(&mut netlink, interface) {
+        Err(LinkError::Missing { .. }) => None,
+        found => found?,
     };
-    let Some((id, mode)) = attached(&mut netlink, interface, index)? else { return Ok(None) };
+    let Some(link) = link else { return Ok(None) };
+    let Some((id, mode)) = attached(&link) else { return Ok(None) };
     let mut programs = loaded_programs().flatten();
     if !programs.any(|program| program.id() == id && program.name_as_str() == Some(PROGRAM)) {
         return Ok(None);
     }
-    let none = vec![LinkXdp::Fd(-1), LinkXdp::Flags(mode)];
-    let request = request(index, Some(LinkAttribute::Xdp(none)));
+    let mut request = LinkMessage::default();
+    request.header.index = link.header.index;
+    request.attributes = vec![LinkAttribute::Xdp(vec![LinkXdp::Fd(-1), LinkXdp::Flags(mode)])];
     let what = format!("take the XDP program off {interface}");
     netlink.change(&what, RouteNetlinkMessage::SetLink(request), 0)?;
     Ok(Some(interface.to_owned()))
@@ -53,30 +54,12 @@ fn interface_of(devargs: &str) -> Option<&str> {
     arguments.find_map(|argument| argument.strip_prefix(INTERFACE))
 }
 
-fn request(index: u32, attribute: Option<LinkAttribute>) -> LinkMessage {
-    let mut request = LinkMessage::default();
-    request.header.index = index;
-    request.attributes.extend(attribute);
-    request
-}
-
 /// The number of the interface's program, if it has one, and the flag that stands for its mode.
-fn attached(
-    netlink: &mut Netlink,
-    interface: &str,
-    index: u32,
-) -> Result<Option<(u32, u32)>, LinkError> {
-    let what = format!("the XDP program of {interface}");
-    let answer = netlink.get(&what, RouteNetlinkMessage::GetLink(request(index, None)))?;
-    let links = answer.iter().filter_map(|message| match message {
-        RouteNetlinkMessage::NewLink(link) => Some(link),
-        _ => None,
-    });
-    let facts = links.flat_map(|link| &link.attributes).find_map(|attribute| match attribute {
+fn attached(link: &LinkMessage) -> Option<(u32, u32)> {
+    let facts = link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Xdp(facts) => Some(facts),
         _ => None,
-    });
-    let facts = facts.map_or(&[][..], Vec::as_slice);
+    })?;
     let mode = facts.iter().find_map(|fact| match fact {
         LinkXdp::Attached(XdpAttached::Driver) => Some(XDP_FLAGS_DRV_MODE),
         LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(XDP_FLAGS_SKB_MODE),
@@ -86,7 +69,7 @@ fn attached(
         LinkXdp::ProgId(id) => Some(*id),
         _ => None,
     });
-    Ok(id.zip(mode))
+    id.zip(mode)
 }
 
 #[cfg(test)]

@@ -102,6 +102,16 @@ impl Link {
 
     /// The facts but the addresses.
     pub(crate) fn find(netlink: &mut Netlink, name: &str) -> Result<Self, LinkError> {
+        Self::message(netlink, name)?
+            .and_then(|message| Self::from_message(&message))
+            .ok_or_else(|| LinkError::NotEthernet { name: name.into() })
+    }
+
+    /// All that the kernel says of the interface called `name`.
+    pub(crate) fn message(
+        netlink: &mut Netlink,
+        name: &str,
+    ) -> Result<Option<LinkMessage>, LinkError> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::IfName(name.into()));
         let answer = netlink
@@ -112,13 +122,10 @@ impl Link {
                 }
                 _ => LinkError::Netlink(error),
             })?;
-        let message = answer.into_iter().find_map(|message| match message {
+        Ok(answer.into_iter().find_map(|message| match message {
             RouteNetlinkMessage::NewLink(message) => Some(message),
             _ => None,
-        });
-        message
-            .and_then(|message| Self::from_message(&message))
-            .ok_or_else(|| LinkError::NotEthernet { name: name.into() })
+        }))
     }
 
     fn from_message(message: &LinkMessage) -> Option<Self> {
