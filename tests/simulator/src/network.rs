@@ -26,6 +26,7 @@ use vipdp_core::bucket::{BUCKETS, Bucket};
 use vipdp_core::slot::Slot;
 use vipdp_core::snapshot::{Holding, Holdings};
 use vipdp_core::tiered::PreviousOwners;
+use vipdp_core::wire::ethernet::MacAddr;
 
 use crate::clock::{Clock, EPOCH};
 use crate::coverage::Coverage;
@@ -338,6 +339,11 @@ impl Network {
         });
         self.tell(number, || format!("starts, session {session:016x}, {ppm} ppm"));
         self.push(self.now, Event::Tick { node: number, deadline: local });
+    }
+
+    /// Tells a node its MAC address, which it tells the others: without, it is not sent anything on.
+    pub fn tell_mac(&mut self, number: usize) {
+        self.input(number, Input::OwnMac(MacAddr([2, 0, 0, 0, 0, number as u8])));
     }
 
     /// Ends a node without a word.

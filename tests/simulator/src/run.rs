@@ -365,8 +365,7 @@ impl<'a> Run<'a> {
         let config = Arc::clone(&self.config);
         self.network.start_with(place, config);
         self.network.input(place, Input::Gateway(self.reached[place]));
-        let mac = MacAddr([2, 0, 0, 0, 0, place as u8]);
-        self.network.input(place, Input::OwnMac(mac));
+        self.network.tell_mac(place);
     }
 
     fn edition(&self, edition: Edition) -> Arc<ClusterConfig> {
@@ -531,14 +530,19 @@ impl<'a> Run<'a> {
         self.quiet = faults(self) == before;
         let quiet = self.quiet;
         let settles = self.rule_of_settling() != Check::One;
-        if quiet && settles && self.settled_at.is_some() && self.network.coverage.changed_at > at {
-            self.fail("F1", format!("buckets moved after all was settled at {}", at - EPOCH));
+        if !quiet || self.settled_at.is_none() {
+            return;
+        }
+        if self.network.coverage.changed_at > at {
+            if settles {
+                self.fail("F1", format!("buckets moved after all was settled at {}", at - EPOCH));
+            }
+            return;
         }
         // Then those who send packets on to each other agree about to whom.
-        if quiet && self.settled_at.is_some() && self.network.coverage.changed_at <= at {
-            let mut nodes = self.entitled().iter();
-            let wrong = nodes.find_map(|node| self.network.misjudges(node.index()));
-            wrong.into_iter().for_each(|what| self.fail("owners", what));
+        let mut nodes = self.entitled().iter();
+        if let Some(what) = nodes.find_map(|node| self.network.misjudges(node.index())) {
+            self.fail("owners", what);
         }
     }
 

@@ -3,7 +3,6 @@
 use vipdp::cluster::config::{Lists, Parameters};
 use vipdp::cluster::node::Input;
 use vipdp_core::bucket::Bucket;
-use vipdp_core::wire::ethernet::MacAddr;
 use vipdp_simulator::network::{Network, config, parameters, slot};
 use vipdp_simulator::{MS, SECOND};
 
@@ -17,7 +16,7 @@ fn cluster(count: usize, tiers: usize, seed: u64) -> Network {
     let mut network = Network::new(config(parameters), count, seed);
     network.start_all();
     for node in 0..count {
-        network.input(node, Input::OwnMac(MacAddr([2, 0, 0, 0, 0, node as u8])));
+        network.tell_mac(node);
     }
     network.run_until("each address has its first node", 2 * SECOND, |n| {
         n.config.assignment().buckets().all(|address| first_owns(n, address))
@@ -135,7 +134,7 @@ fn a_round_leaves_nobody_out_while_a_member_comes_back() {
             network.kill(place);
             network.run(20 * SECOND);
             network.start(place);
-            network.input(place, Input::OwnMac(MacAddr([2, 0, 0, 0, 0, place as u8])));
+            network.tell_mac(place);
             let back_by = network.now + SECOND;
             while network.now < back_by {
                 network.run(MS / 4);

@@ -75,14 +75,12 @@ impl Node {
         if !self.config.sends_on() || buckets.is_empty() {
             return;
         }
-        for slot in self.others() {
-            let mut claims = self.peer(slot).claims.clone();
-            claims.retain_all(buckets);
-            self.remember(slot, &claims);
+        for slot in self.others().chain([self.me]) {
+            let claims = if slot == self.me { &self.owned } else { &self.peer(slot).claims };
+            let mut remaining = claims.clone();
+            remaining.retain_all(buckets);
+            self.remember(slot, &remaining);
         }
-        let mut claims = self.owned.clone();
-        claims.retain_all(buckets);
-        self.remember(self.me, &claims);
     }
 
     /// Who has and had each bucket: the members that are alive and can be reached. One that listens

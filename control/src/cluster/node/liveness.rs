@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 
-use vipdp_core::bucket::BucketSet;
 use vipdp_core::slot::{SLOTS, Slot};
 
 use super::peer::FAILBACK_DAMPING;
@@ -30,7 +29,7 @@ impl Node {
         if !peer.claims.is_empty() {
             peer.penalty.add(&FAILBACK_DAMPING, now);
         }
-        let claims = std::mem::replace(&mut peer.claims, BucketSet::EMPTY);
+        let claims = peer.claims.clone();
         peer.bury();
         self.remember_who_remains(&claims);
         self.close_batch(slot, out);

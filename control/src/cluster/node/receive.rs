@@ -258,8 +258,9 @@ impl Node {
         peer.claims_ack = peer.ack_heard;
         peer.hands_over = hands_over;
         if changed {
-            let (mut new, mut gone) = (claims.clone(), before.clone());
+            let mut new = claims.clone();
             new.remove_all(&before);
+            let mut gone = before;
             gone.remove_all(claims);
             self.remember(from, &new);
             self.remember_who_remains(&gone);
